@@ -1,0 +1,137 @@
+"""The commands and their settings: one frozen dataclass each. No torch here, so that `--help` is instant."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from .objectives.methods import METHODS, Bank, Method, Ring
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Render images with known factors, convert them, train on them, evaluate and draw: under three minutes on two cores."""
+
+    out: Path = Path("runs/demo")
+    """Folder for the images, the run and the pictures."""
+    seed: int = 0
+    """Seed of the images and of the training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert a folder of images, flat or with one subfolder per class, to one .beton file."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder of images."""
+    target: tyro.conf.Positional[Path]
+    """The .beton to write; its manifest and its quarantine list stand beside it."""
+    overwrite: bool = False
+    """Replace a target that exists."""
+    workers: int = 0
+    """Processes that decode; 0 for every usable core. The file is the same with any number."""
+    quality: int = 95
+    """JPEG quality of images that have to be encoded anew; JPEG files keep their bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Pretrain an encoder without labels; the same command again continues where the run stopped."""
+
+    data: Path
+    """A .beton, or a folder of images, which is converted once and cached."""
+    out: Path
+    """Folder of the run."""
+    method: tyro.conf.Positional[Literal["simclr", "ir", "ring"]] = "simclr"
+    """Row of the table of methods."""
+    encoder: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
+    """Residual network of torchvision; up to 64 px with the small stem."""
+    width: int = 64
+    """Channels of the encoder's first stage; 64 is torchvision's."""
+    hidden: int = 512
+    """Width of the projector's hidden layer."""
+    embedding: int = 128
+    """Dimension of the embedding that the loss sees."""
+    size: int = 224
+    """Side of a view in pixels."""
+    batch: int = 256
+    """Images of a global batch, over all processes."""
+    epochs: int = 100
+    """Passes over the data."""
+    steps: int = 0
+    """Steps in all, instead of epochs; 0 to go by epochs."""
+    learning_rate: float = 0.12
+    """Peak of the cosine schedule, at this batch size."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 5e-4
+    """Weight decay, of matrices and filters only."""
+    temperature: float | None = None
+    """Temperature of the bound; by default the method's own."""
+    inner: float | None = None
+    """Inner edge of the ring, as a share of the bank (ring only; by default .01)."""
+    outer: float | None = None
+    """Outer edge of the ring, as a share of the bank (ring only; by default .1)."""
+    bank_momentum: float | None = None
+    """Share of a bank row kept at each visit (ir and ring only; by default .5)."""
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    """Mixed precision; "no" is float32, fp16 needs a GPU."""
+    engine: Literal["auto", "ffcv", "torch"] = "auto"
+    """What decodes and crops; auto takes the first that works here."""
+    threads: int = 0
+    """Threads of the engine; 0 for every usable core."""
+    seed: int = 0
+    """Seed of weights, order, views and negatives."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints; 0 for every epoch, at most 1,000."""
+    log_every: int = 10
+    """Steps between records of the log."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Weighted kNN of a run's frozen features, beside raw pixels and the untrained encoder."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a training."""
+    train: Path
+    """Labelled images whose neighbours vote: a .beton or a folder."""
+    test: Path
+    """Labelled images to be told: a .beton or a folder."""
+    k: int = 200
+    """Neighbours that vote."""
+    temperature: float = 0.1
+    """Temperature of their votes."""
+    json: bool = False
+    """Print one JSON object instead of the table."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Say which engines work here, why the others do not, and which command mends it."""
+
+
+Command = Demo | Convert | Train | Evaluate | Doctor
+# What may change between two starts of one run without making it another run. The data is checked by its fingerprint, the
+# engine by its resolved name.
+FREE = ("data", "out", "threads", "checkpoint_every", "log_every", "engine")
+
+
+def method_of(config: Train) -> Method:
+    """The named row of the table with this configuration's settings in it; raises ValueError where one does not apply."""
+    method = METHODS[config.method]
+    edges = {name: value for name in ("inner", "outer") if (value := getattr(config, name)) is not None}
+    if edges and not isinstance(method.region, Ring):
+        raise ValueError(f"--{next(iter(edges))} sets a ring; {config.method} has none")
+    if edges:
+        method = dataclasses.replace(method, region=dataclasses.replace(method.region, **edges))
+    if config.bank_momentum is not None:
+        if not isinstance(method.memory, Bank):
+            raise ValueError(f"--bank-momentum sets a bank; {config.method} has none")
+        method = dataclasses.replace(method, memory=dataclasses.replace(method.memory, momentum=config.bank_momentum))
+    if config.temperature is not None:
+        method = dataclasses.replace(method, bound=dataclasses.replace(method.bound, temperature=config.temperature))
+    return method

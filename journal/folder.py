@@ -1,0 +1,78 @@
+"""A run's folder: one run at a time, one configuration, and how it ended.
+
+RUN/config.json    what the run is; a second start must say the same
+RUN/log.jsonl      what happened, one record a line: the truth, of which every screen is a view
+RUN/checkpoints/   see models/checkpoint.py
+RUN/exit.json      how it ended: launchers turn every child's exit code into 1, so the code stands here too
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class Refused(ValueError):
+    """Input that cannot be used; the message names it, the limit and the remedy. Exit code 2."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one run, made where it is missing; the kernel lets go of it even after kill -9."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise Refused(f"{folder} is a file: name a folder for the run") from None
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Refused(f"{folder} is in use by another run: wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def settle_config(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Write `config`, or check it against the one that stands; True where the run had been started before.
+
+    Raises Refused naming the first key that differs.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        write_json(path, config)
+        return False
+    earlier = read_config(folder)
+    for key in [*config, *(key for key in earlier if key not in config)]:
+        if config.get(key) != earlier.get(key):
+            raise Refused(
+                f"{folder} holds a run with {key} = {earlier.get(key)!r}, this one has {config.get(key)!r}: "
+                "choose another --out, or start it as before to continue it"
+            )
+    return True
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the run in `folder`; raises Refused where there is none."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(f"{folder} holds no run: it has no config.json; name the --out of a training") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise Refused(f"{path} is damaged: {error}") from None
+    if not isinstance(config, dict):
+        raise Refused(f"{path} is damaged: it holds no object")
+    return config
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,1 @@
+"""Everything with parameters. Knows no data and no loss."""

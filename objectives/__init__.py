@@ -1,0 +1,1 @@
+"""Functions on embeddings. Knows no data and no model."""

@@ -1,0 +1,47 @@
+"""The one file that talks to other ranks. With a single process everything here is the identity.
+
+accelerate's gather drops the gradient of the other ranks' keys: 72 % off the joint batch's gradient, measured.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+def world() -> int:
+    """Number of processes."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number."""
+    return distributed.get_rank() if world() > 1 else 0
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world())]
+        distributed.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # every rank's loss used every key: the sum over ranks, of which DDP's 1 / W then makes the joint gradient
+        summed = grads[0].contiguous()
+        distributed.all_reduce(summed)
+        return summed[rank()]
+
+
+def gather(x: Tensor) -> Tensor:
+    """[W, *x.shape]: `x` of every rank, in rank order, with the gradient of all of them."""
+    return _Gather.apply(x) if world() > 1 else x[None]  # pyright: ignore[reportReturnType]
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum of `x` over all ranks, without gradient."""
+    x = x.detach().clone()
+    if world() > 1:
+        distributed.all_reduce(x)
+    return x

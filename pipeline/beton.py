@@ -1,0 +1,284 @@
+"""The .beton format, read, checked and written with numpy alone.
+
+A .beton (FFCV, version 2, little-endian) is: a header; one descriptor per field; one metadata row per sample; pages of
+sample bytes, no sample crossing a page; the allocation table (sample id, offset, size) at the end. FFCV writes it by
+several processes that book pages by race, so two runs differ, and hangs when one sample raises. This writer lays samples
+out in row order in one process. Stock FFCV reads the result: its Reader and Loader are the oracle in the tests.
+
+FFCV trusts a file blindly: a killed conversion "loads" as black images, a wrong size corrupts its heap. So `open_beton`
+checks the whole structure, vectorised, before any engine sees the file.
+
+Shape suffix: N = rows of the file.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+VERSION = 2
+JPEG, RAW = 0, 1
+MIN_PAGE_SIZE = 1 << 21  # FFCV's own floor: 2 MiB, a huge page
+MAX_PAGE_SIZE = 1 << 31  # the header holds it in 32 bits
+MAX_SIDE = (1 << 16) - 1  # width and height are 16-bit
+
+HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ]
+)
+FIELD = np.dtype([("type_id", "u1"), ("name", "S16"), ("arguments", "V1024")])
+ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+# What one metadata row holds for each of FFCV's field types; 255 (custom) has no public layout.
+FIELD_TYPES = {
+    0: np.dtype("<f8"),
+    1: np.dtype("<i8"),
+    2: IMAGE,
+    3: np.dtype([("ptr", "<u8"), ("size", "<u8")]),
+    4: np.dtype([("ptr", "<u8")]),
+    5: np.dtype([("ptr", "<u8"), ("size", "<u8")]),
+    6: np.dtype([("ptr", "<u8")]),
+}
+INT_TYPE, IMAGE_TYPE = 1, 2
+ROW = np.dtype([("", IMAGE), ("", "<i8")], align=True)  # the fields of our own files: image, label
+
+
+class InvalidBeton(ValueError):
+    """A file that is no usable .beton; the message names the file, the fault and the remedy."""
+
+
+class Sample(NamedTuple):
+    """One image on its way into a file: `data` is a JPEG stream (mode JPEG) or height*width*3 bytes of RGB (mode RAW)."""
+
+    mode: int
+    width: int
+    height: int
+    label: int
+    data: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Beton:
+    """A checked file: where each image's bytes lie and what they hold. `offset_N` and `size_N` are in bytes."""
+
+    path: Path
+    page_size: int
+    mode_N: np.ndarray
+    height_N: np.ndarray
+    width_N: np.ndarray
+    offset_N: np.ndarray
+    size_N: np.ndarray
+    label_N: np.ndarray
+    fingerprint: str
+    """sha256 over header, metadata and allocation table: names the data set without reading its pixels."""
+
+    def __len__(self) -> int:
+        return len(self.mode_N)
+
+    def read(self, descriptor: int, row: int) -> bytes:
+        """The stored bytes of `row`; raises InvalidBeton where the file has shrunk since it was opened."""
+        size = int(self.size_N[row])
+        data = os.pread(descriptor, size, int(self.offset_N[row]))
+        if len(data) != size:
+            raise InvalidBeton(f"{self.path}: row {row} ends early; the file was cut while in use: convert it again")
+        return data
+
+
+def write_beton(target: Path, samples: Iterable[Sample], *, capacity: int) -> int:
+    """Write `samples` to `target` in the order they come and return their number, at most `capacity`.
+
+    Pages start at 2 MiB and double when a sample needs it: a layout that crosses no multiple of p crosses none of 2p, so
+    earlier samples stay legal. The bytes go to `target`.partial, locked against a second writer, and get their name only
+    when complete and on disk.
+    """
+    partial = target.with_name(target.name + ".partial")
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(descriptor, target)
+        try:
+            os.ftruncate(descriptor, 0)  # what a killed conversion left
+            count = _write_open(descriptor, samples, capacity)
+            os.fsync(descriptor)
+            os.replace(partial, target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    finally:
+        os.close(descriptor)
+    sync_folder(target.parent)
+    return count
+
+
+def _lock(descriptor: int, target: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BlockingIOError(f"{target} is being written by another conversion: wait, or choose another name") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_open(descriptor: int, samples: Iterable[Sample], capacity: int) -> int:
+    fields = np.zeros(2, FIELD)
+    fields["type_id"], fields["name"] = (IMAGE_TYPE, INT_TYPE), (b"image", b"label")
+    rows, table = np.zeros(capacity, ROW), np.zeros(capacity, ALLOCATION)
+    metadata_start = HEADER.itemsize + fields.nbytes
+    page_size = MIN_PAGE_SIZE
+    end = _round_up(metadata_start + rows.nbytes, page_size)
+    count = 0
+    for count, sample in enumerate(samples, start=1):
+        size = len(sample.data)
+        while page_size < size:
+            page_size *= 2
+        if page_size > MAX_PAGE_SIZE:
+            raise ValueError(f"sample {count - 1} holds {size} bytes; a page holds at most {MAX_PAGE_SIZE}")
+        if end // page_size != (end + size - 1) // page_size:
+            end = _round_up(end, page_size)
+        _write_all(descriptor, sample.data, end)
+        rows[count - 1] = ((sample.mode, sample.width, sample.height, end), sample.label)
+        table[count - 1] = (count - 1, end, size)
+        end += size
+    end = _round_up(end, page_size)
+    header = np.array((VERSION, 2, page_size, count, end), HEADER)
+    _write_all(descriptor, table[:count].tobytes(), end)
+    _write_all(descriptor, fields.tobytes() + rows[:count].tobytes(), HEADER.itemsize)
+    os.fsync(descriptor)  # the header, which says the file is whole, goes last
+    _write_all(descriptor, header.tobytes(), 0)
+    return count
+
+
+def _round_up(offset: int, page_size: int) -> int:
+    return -(-offset // page_size) * page_size
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def open_beton(path: Path) -> Beton:
+    """Read and check the structure of `path` in one pass, O(rows); raises InvalidBeton with the reason and the remedy."""
+    try:
+        with open(path, "rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            header = _read_header(file, length)
+            fields = np.frombuffer(file.read(int(header["num_fields"]) * FIELD.itemsize), FIELD)
+            row_type = _row_type(fields, int(header["num_fields"]))
+            metadata = _read_metadata(file, header, row_type)
+            table = np.fromfile(file, ALLOCATION, offset=int(header["alloc_table_ptr"]) - file.tell())
+    except InvalidBeton as error:
+        raise InvalidBeton(f"{path} {error}; convert its source again") from None
+    position = list(fields["type_id"]).index(IMAGE_TYPE)
+    image, label_N = metadata[f"f{position}"], _labels(fields, metadata)
+    data_start = HEADER.itemsize + fields.nbytes + metadata.nbytes
+    try:
+        size_N = _check_samples(image, table, header, data_start)
+    except InvalidBeton as error:
+        raise InvalidBeton(f"{path} {error}; convert its source again") from None
+    digest = hashlib.sha256(header.tobytes() + fields.tobytes() + metadata.tobytes() + table.tobytes())
+    return Beton(
+        path=path,
+        page_size=int(header["page_size"]),
+        mode_N=np.ascontiguousarray(image["mode"]),
+        height_N=image["height"].astype(np.int32),
+        width_N=image["width"].astype(np.int32),
+        offset_N=image["data_ptr"].astype(np.int64),
+        size_N=size_N,
+        label_N=label_N,
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _read_header(file, length: int) -> np.ndarray:
+    data = file.read(HEADER.itemsize)
+    if len(data) < HEADER.itemsize:
+        raise InvalidBeton(f"is no .beton: {length} bytes, less than a header")
+    header = np.frombuffer(data, HEADER)[0]
+    page_size, table = int(header["page_size"]), int(header["alloc_table_ptr"])
+    if header["version"] != VERSION:
+        raise InvalidBeton(f"is no .beton of version {VERSION}: its first bytes say version {header['version']}")
+    if not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE or page_size & (page_size - 1):
+        raise InvalidBeton(f"has a page size of {page_size}, not a power of two from {MIN_PAGE_SIZE} to {MAX_PAGE_SIZE}")
+    if not 1 <= header["num_fields"] <= 64:
+        raise InvalidBeton(f"names {header['num_fields']} fields, outside 1 to 64")
+    if table == 0:
+        raise InvalidBeton("is unfinished: its conversion was interrupted (no allocation table)")
+    if table > length or (length - table) % ALLOCATION.itemsize:
+        raise InvalidBeton(f"is truncated or has grown: {length} bytes do not fit an allocation table at {table}")
+    if header["num_samples"] < 1:
+        raise InvalidBeton("holds no sample")
+    return header
+
+
+def _row_type(fields: np.ndarray, expected: int) -> np.dtype:
+    if len(fields) != expected:
+        raise InvalidBeton("is truncated inside its field descriptors")
+    unknown = [int(kind) for kind in fields["type_id"] if int(kind) not in FIELD_TYPES]
+    if unknown:
+        raise InvalidBeton(f"has a field of unknown type {unknown[0]}")
+    if IMAGE_TYPE not in fields["type_id"]:
+        raise InvalidBeton("has no image field")
+    return np.dtype([("", FIELD_TYPES[int(kind)]) for kind in fields["type_id"]], align=True)
+
+
+def _read_metadata(file, header: np.ndarray, row_type: np.dtype) -> np.ndarray:
+    count, start = int(header["num_samples"]), file.tell()
+    if start + count * row_type.itemsize > int(header["alloc_table_ptr"]):
+        raise InvalidBeton(f"claims {count} samples, more than fit before its allocation table")
+    return np.frombuffer(file.read(count * row_type.itemsize), row_type)
+
+
+def _labels(fields: np.ndarray, metadata: np.ndarray) -> np.ndarray:
+    for position, field in enumerate(fields):
+        if field["type_id"] == INT_TYPE and field["name"] == b"label":
+            return metadata[f"f{position}"].astype(np.int64)
+    return np.full(len(metadata), -1, np.int64)
+
+
+def _check_samples(image: np.ndarray, table: np.ndarray, header: np.ndarray, data_start: int) -> np.ndarray:
+    """Sizes in bytes of the images, after every pointer and size has been checked against the file's own bounds."""
+    pointer_N, table_start, page_size = (
+        image["data_ptr"],
+        header["alloc_table_ptr"],
+        header["page_size"].astype(np.uint64),
+    )
+    order = np.argsort(table["ptr"], kind="stable")
+    position_N = np.searchsorted(table["ptr"], pointer_N, sorter=order)
+    if position_N.size and (not len(table) or position_N.max() >= len(table)):
+        raise InvalidBeton("has images that its allocation table does not list")
+    entry_N = table[order[position_N]]
+    size_N, end_N = entry_N["size"], entry_N["ptr"] + entry_N["size"]
+    raw_size_N = image["height"].astype(np.uint64) * image["width"] * np.uint64(3)
+    faults = {
+        "an image that its allocation table does not list": entry_N["ptr"] != pointer_N,
+        "an image listed under another sample": entry_N["sample_id"] != np.arange(len(image), dtype=np.uint64),
+        "two images at one place": np.diff(np.sort(pointer_N), prepend=np.uint64(0)) == 0,
+        "an image outside its data pages": (pointer_N < data_start) | (end_N > table_start) | (end_N < pointer_N),
+        "an empty image": (size_N == 0) | (image["width"] == 0) | (image["height"] == 0),
+        "an image that crosses a page": pointer_N // page_size != (end_N - np.uint64(1)) // page_size,
+        "an image of unknown mode": image["mode"] > RAW,
+        "a raw image of the wrong size": (image["mode"] == RAW) & (size_N != raw_size_N),
+    }
+    for fault, bad_N in faults.items():
+        if bad_N.any():
+            raise InvalidBeton(f"is damaged: row {int(np.argmax(bad_N))} is {fault}")
+    return size_N.astype(np.int64)

@@ -1,0 +1,140 @@
+"""Compiled, nogil loops of the ffcv engine: read, decode once, crop and resize V times while the pixels are hot in cache.
+
+Resizing is the antialiased triangle filter (Pillow's and torchvision's antialiased bilinear, DALI's `antialias=True`).
+Vertical first: that pass runs along whole rows, which the compiler vectorises, and only its short result is left for the
+horizontal pass. The sum between the passes stays in float32, where Pillow rounds to 8 bits: at most 1 level apart.
+
+Compiled code is cached on disk, which FFCV's own ctypes functions prevent: FFCV's C decoder and pread are bound by name
+(llvmlite's symbol table) instead. `parallel=True` is avoided: numba's workqueue aborts on concurrent callers, its OpenMP
+layer kills forked children. Threads are ours; the kernels only have to let go of the interpreter lock.
+"""
+
+import ctypes
+
+import llvmlite.binding
+import numpy as np
+from numba import njit, types
+
+from . import native
+from .beton import RAW
+
+OK, CUT_SHORT, UNDECODABLE = 0, 1, 2  # what became of a sample
+
+_imdecode = types.ExternalFunction(
+    "viewmill_imdecode",
+    types.int32(types.uintp, types.uint64, *[types.uint32] * 2, types.uintp, *[types.uint32] * 6, *[types.int32] * 2),
+)
+_pread = types.ExternalFunction("viewmill_pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
+
+
+def bind() -> None:
+    """Give the compiled code its two C functions; raises native.EngineUnavailable where FFCV is missing."""
+    functions = {"viewmill_imdecode": native.library().imdecode, "viewmill_pread": ctypes.CDLL(None).pread64}
+    for name, function in functions.items():
+        llvmlite.binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
+
+
+@njit(nogil=True, cache=True)
+def triangle_taps(length, size, first, weight):
+    """Fill `first[size]` and `weight[size, taps]` for resizing `length` pixels to `size`; returns the taps used."""
+    scale = length / size
+    support = max(scale, 1.0)
+    widest = 0
+    for i in range(size):
+        centre = (i + 0.5) * scale
+        low = max(int(centre - support + 0.5), 0)
+        high = min(int(centre + support + 0.5), length)
+        total = 0.0
+        for j in range(high - low):
+            w = max(1.0 - abs((j + low - centre + 0.5) / support), 0.0)
+            weight[i, j] = w
+            total += w
+        for j in range(high - low):
+            weight[i, j] /= total
+        weight[i, high - low :] = 0.0
+        first[i] = low
+        widest = max(widest, high - low)
+    return widest
+
+
+@njit(nogil=True, cache=True)
+def resize_crop(pixels, box, flip, out, line, first_y, weight_y, first_x, weight_x):
+    """Resize `box` (top, left, height, width) of `pixels[H, W, 3]` to `out[S, S, 3]`; the rest is scratch."""
+    top, left, height, width = box[0], box[1], box[2], box[3]
+    size = out.shape[0]
+    taps_y = triangle_taps(height, size, first_y, weight_y)
+    taps_x = triangle_taps(width, size, first_x, weight_x)
+    stride = pixels.shape[1] * 3
+    flat = pixels.reshape(-1)
+    columns = width * 3
+    for y in range(size):
+        line[:columns] = 0.0
+        for t in range(min(taps_y, height - first_y[y])):
+            w = weight_y[y, t]
+            begin = (top + first_y[y] + t) * stride + left * 3
+            source = flat[begin : begin + columns]
+            for c in range(columns):
+                line[c] += w * np.float32(source[c])
+        for x in range(size):
+            red = green = blue = np.float32(0.5)
+            for t in range(min(taps_x, width - first_x[x])):
+                w = weight_x[x, t]
+                c = (first_x[x] + t) * 3
+                red += w * line[c]
+                green += w * line[c + 1]
+                blue += w * line[c + 2]
+            column = size - 1 - x if flip else x
+            out[y, column, 0] = np.uint8(red)
+            out[y, column, 1] = np.uint8(green)
+            out[y, column, 2] = np.uint8(blue)
+
+
+@njit(nogil=True, cache=True)
+def mill(descriptor, places, boxes, flips, group, slot, outs, status, begin, end, encoded, decoded):
+    """Mill images `begin` to `end` of a batch: bytes of the file -> uint8 crops in `outs[group][slot, image]`.
+
+    `places[B, 5]` int64: offset, size, mode, height, width; `boxes[V, B, 4]`, `flips[V, B]`; `group[V]`, `slot[V]` say
+    where view v goes. `encoded` and `decoded` are this thread's scratch. `status[B]` says what became of each image;
+    a failed one leaves black crops.
+    """
+    views = boxes.shape[0]
+    largest = 1
+    for v in range(views):
+        largest = max(largest, outs[group[v]].shape[2])
+    longest = max(1, boxes[:, begin:end, 2:].max())
+    taps = 2 * int(np.ceil(max(1.0, longest / smallest(outs)))) + 2
+    first_y, first_x = np.empty(largest, np.int64), np.empty(largest, np.int64)
+    weight_y, weight_x = np.empty((largest, taps), np.float32), np.empty((largest, taps), np.float32)
+    line = np.empty(longest * 3, np.float32)
+    for b in range(begin, end):
+        offset, size, mode, height, width = places[b, 0], places[b, 1], places[b, 2], places[b, 3], places[b, 4]
+        status[b] = OK
+        done = 0
+        while done < size:
+            count = _pread(descriptor, encoded.ctypes.data + done, size - done, offset + done)
+            if count <= 0:
+                status[b] = CUT_SHORT
+                break
+            done += count
+        area = height * width * 3
+        pixels = encoded[:area] if mode == RAW else decoded[:area]
+        if status[b] == OK and mode != RAW:
+            code = _imdecode(encoded.ctypes.data, size, height, width, decoded.ctypes.data, height, width, 0, 0, 1, 1, 0, 0)
+            if code != 0:
+                status[b] = UNDECODABLE
+        image = pixels.reshape((height, width, 3))
+        for v in range(views):
+            out = outs[group[v]][slot[v], b]
+            if status[b] == OK:
+                resize_crop(image, boxes[v, b], flips[v, b], out, line, first_y, weight_y, first_x, weight_x)
+            else:
+                out[:] = 0
+
+
+@njit(nogil=True, cache=True)
+def smallest(outs):
+    """The smallest view size among `outs`, each [views, B, S, S, 3]."""
+    size = outs[0].shape[2]
+    for i in range(len(outs)):
+        size = min(size, outs[i].shape[2])
+    return size

@@ -1,0 +1,216 @@
+"""order -> plan -> engine -> photometric -> ViewBatch: views of whole batches, on the device, ahead of the step.
+
+On a GPU the host mills `ahead` batches in a thread while the device trains. On a CPU milling and training share the cores:
+there a batch is milled when it is asked for, on all cores at once, which costs the same work and no contention.
+
+Shape suffixes: V = views, B = images of this rank's batch, M = bank candidates.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import engine, order, photometric
+from .beton import Beton
+from .plan import ViewPlan, draw
+from .recipe import Recipe, weak
+from .threads import usable_cores
+
+
+class ViewBatch(NamedTuple):
+    """A batch of views."""
+
+    views: tuple[Tensor, ...]
+    """One tensor per group of equal size: [V*B, C, S, S] channels_last, on the device, normalised, view-major."""
+    row_B: Tensor
+    """int64 identity of each image: its row in the .beton."""
+    valid_B: Tensor
+    """bool: False where a sample could not be decoded; masked out of loss and bank."""
+    label_B: Tensor
+    """int64, -1 where there is none; training never reads it."""
+    candidate_M: Tensor
+    """int64 bank rows drawn on the host from (seed, step), the same on every rank; empty where unused."""
+    plan: ViewPlan
+    """What was done to each view; its `recipe.groups` say which plan view each slice of `views` came from."""
+
+
+class ViewLoader(Protocol):
+    """What the training loop and the evaluation ask of a loader."""
+
+    def __len__(self) -> int:
+        """Steps an epoch, the same on every rank."""
+        ...
+
+    def epoch(self, number: int, *, skip: int = 0) -> Generator[ViewBatch]:
+        """The batches of epoch `number`, without its first `skip`."""
+        ...
+
+    def once(self) -> Generator[ViewBatch]:
+        """Every row once, in order, under the weak recipe, with a ragged tail: for evaluation."""
+        ...
+
+
+class Milled(NamedTuple):
+    """A batch as it leaves the host."""
+
+    crops: tuple[Tensor, ...]
+    draws: tuple[photometric.Draws, ...]
+    row: np.ndarray
+    valid: np.ndarray
+    candidates: np.ndarray
+    plan: ViewPlan
+
+
+class BetonLoader:
+    """The ViewLoader over one .beton file.
+
+    Args:
+        batch: images of a global batch; this rank mills its share of each.
+        engine_name: a name of engine.ENGINES, or "auto".
+        threads: of the engine; 0 for every usable core.
+        ahead: batches milled ahead of the step; None for 2 on a GPU and 0 on a CPU.
+        candidates: bank rows to draw for each step.
+    """
+
+    def __init__(
+        self,
+        beton: Beton,
+        recipe: Recipe,
+        *,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+        engine_name: str = "auto",
+        threads: int = 0,
+        ahead: int | None = None,
+        candidates: int = 0,
+    ) -> None:
+        self._beton, self._recipe, self._batch, self._seed, self._device = beton, recipe, batch, seed, device
+        self._share = order.share(batch, rank=rank, world=world)
+        self._candidates = candidates
+        self._cuda = device.type == "cuda"
+        self._ahead = (2 if self._cuda else 0) if ahead is None else ahead
+        self.engine_name = engine.choose(engine_name)
+        self._engine = engine.ENGINES[self.engine_name](beton, threads or usable_cores())
+
+    def __len__(self) -> int:
+        return order.steps_per_epoch(len(self._beton), self._batch)
+
+    def epoch(self, number: int, *, skip: int = 0) -> Generator[ViewBatch]:
+        """See ViewLoader."""
+        steps = len(self)
+        rows = order.permutation(len(self._beton), seed=self._seed, epoch=number)
+
+        def mill(step: int) -> Milled:
+            row_B = rows[step * self._batch : (step + 1) * self._batch][self._share]
+            return self._mill(self._recipe, row_B, epoch=number, step=number * steps + step)
+
+        return self._deliver(mill, range(skip, steps))
+
+    def once(self) -> Generator[ViewBatch]:
+        """See ViewLoader."""
+        recipe = weak(self._recipe.views[0].size)
+        starts = range(0, len(self._beton), self._batch)
+
+        def mill(start: int) -> Milled:
+            row_B = np.arange(start, min(start + self._batch, len(self._beton)))
+            return self._mill(recipe, row_B, epoch=0, step=None)
+
+        return self._deliver(mill, starts)
+
+    def batch_of(self, row_B: np.ndarray, *, epoch: int) -> ViewBatch:
+        """The views that rows `row_B` have in `epoch`, whichever batch they fall in."""
+        return self._develop(self._mill(self._recipe, row_B, epoch=epoch, step=None))
+
+    def close(self) -> None:
+        """Let go of the engine's threads and files."""
+        self._engine.close()
+
+    def _mill(self, recipe: Recipe, row_B: np.ndarray, *, epoch: int, step: int | None) -> Milled:
+        height_B, width_B = self._beton.height_N[row_B], self._beton.width_N[row_B]
+        plan = draw(recipe, seed=self._seed, epoch=epoch, row_B=row_B, height_B=height_B, width_B=width_B)
+        crops = tuple(
+            torch.empty(
+                len(group), len(row_B), *[recipe.views[group[0]].size] * 2, 3, dtype=torch.uint8, pin_memory=self._cuda
+            )
+            for group in recipe.groups
+        )
+        valid_B = self._engine.crops(row_B, plan, tuple(crop.numpy() for crop in crops))
+        drawn = np.empty(0, np.int64)
+        if step is not None and self._candidates:
+            drawn = order.candidates(len(self._beton), self._candidates, seed=self._seed, step=step)
+        draws = tuple(photometric.draws(plan, group, pin=self._cuda) for group in recipe.groups)
+        return Milled(crops, draws, row_B, valid_B, drawn, plan)
+
+    def _deliver(self, mill: Callable[[int], Milled], steps: range) -> Generator[ViewBatch]:
+        milled = map(mill, steps) if self._ahead == 0 else _prefetch(mill, steps, self._ahead)
+        for item in milled:
+            yield self._develop(item)
+
+    def _develop(self, item: Milled) -> ViewBatch:
+        views = tuple(
+            photometric.develop(crop.to(self._device, non_blocking=True).flatten(0, 1), draws.to(self._device))
+            for crop, draws in zip(item.crops, item.draws, strict=True)
+        )
+        return ViewBatch(
+            views=views,
+            row_B=self._send(item.row),
+            valid_B=self._send(item.valid),
+            label_B=self._send(self._beton.label_N[item.row]),
+            candidate_M=self._send(item.candidates),
+            plan=item.plan,
+        )
+
+    def _send(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return (tensor.pin_memory() if self._cuda else tensor).to(self._device, non_blocking=True)
+
+
+def _prefetch(mill: Callable[[int], Milled], steps: range, ahead: int) -> Iterator[Milled]:
+    """`map(mill, steps)`, run by a thread up to `ahead` items early; ends with its consumer, raises what it meets."""
+    ready: queue.Queue[Milled | BaseException | None] = queue.Queue(ahead)
+    stop = threading.Event()
+
+    def hand_over(item: Milled | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for step in steps:
+                if stop.is_set():
+                    return
+                hand_over(mill(step))
+            hand_over(None)
+        except BaseException as error:  # carried to the consumer's thread and raised there
+            hand_over(error)
+
+    thread = threading.Thread(target=produce, name="viewmill-prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def every_row(
+    beton: Beton, *, size: int, batch: int, device: torch.device, engine_name: str = "auto"
+) -> Iterator[ViewBatch]:
+    """Every row of `beton` once under the weak recipe at `size` px."""
+    with closing(BetonLoader(beton, weak(size), batch=batch, seed=0, device=device, engine_name=engine_name)) as loader:
+        yield from loader.once()

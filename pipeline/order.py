@@ -1,0 +1,51 @@
+"""Which rows, in which order, on which rank: pure functions of (seed, epoch, step). Nothing to save, nothing to resume.
+
+An epoch is one permutation of all rows, cut into global batches; a rank takes its slice of each. So the global sequence is
+the same on 1, 2 or 64 ranks when the global batch is the same, and step s is found without walking through the ones before.
+The tail that fills no global batch is dropped; another permutation drops others the next epoch.
+"""
+
+import numpy as np
+
+from . import counter
+
+
+def steps_per_epoch(rows: int, batch: int) -> int:
+    """Global batches in an epoch; raises ValueError where not even one fits."""
+    if batch > rows:
+        raise ValueError(f"the batch of {batch} is larger than the data set of {rows} images: use --batch {rows} or less")
+    return rows // batch
+
+
+def permutation(rows: int, *, seed: int, epoch: int) -> np.ndarray:
+    """int64 [rows]: the order of an epoch, by sorting 64 random bits per row (ties, 1 in 10**7 at 1.3M rows, by row)."""
+    words = counter.bits(counter.Key(seed, counter.ORDER, epoch), np.arange(rows))
+    return np.argsort((words[0] << np.uint64(32)) | words[1], kind="stable")
+
+
+def share(batch: int, *, rank: int, world: int) -> slice:
+    """Which part of a global batch is `rank`'s; raises ValueError where it does not divide."""
+    if batch % world:
+        raise ValueError(f"the global batch of {batch} does not divide over {world} processes: use a multiple of {world}")
+    return slice(rank * batch // world, (rank + 1) * batch // world)
+
+
+def candidates(rows: int, count: int, *, seed: int, step: int) -> np.ndarray:
+    """int64 [count] distinct rows drawn from (seed, step) alone, so that every rank draws the same; sorted.
+
+    Draws with replacement and passes over what was drawn before: uniform without replacement, at a cost that follows
+    `count`, not `rows` (4 ms for 45,500 of 1.28M).
+    """
+    if count > rows:
+        raise ValueError(f"{count} candidates cannot be drawn from {rows} rows")
+    key = counter.Key(seed, counter.CANDIDATES, step)
+    if 2 * count >= rows:
+        words = counter.bits(key, np.arange(rows))
+        return np.sort(np.argsort((words[0] << np.uint64(32)) | words[1], kind="stable")[:count])
+    tries = 2 * count
+    while True:
+        drawn = (counter.uniform(key, np.arange(tries))[0] * rows).astype(np.int64)
+        first = np.sort(np.unique(drawn, return_index=True)[1])
+        if len(first) >= count:
+            return np.sort(drawn[first[:count]])
+        tries *= 2

@@ -1,0 +1,384 @@
+"""viewmill: from folders of images to representations.
+
+    viewmill                                             the demo: render, convert, train, evaluate, draw
+    viewmill convert PHOTOS photos.beton                 a folder of images -> one .beton
+    viewmill train simclr --data photos.beton --out RUN  pretrain; the same command again continues
+    viewmill evaluate RUN --train a.beton --test b.beton kNN of the frozen features, beside its floors
+    viewmill doctor                                      what works on this machine
+
+`python run.py ...` and `accelerate launch run.py ...` are the same program. Two processes on one CPU:
+
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 run.py train ...
+
+Exit codes: 0 done, 1 failed, 2 refused input, 75 stopped early with a good checkpoint, 130 interrupted (checkpoint written).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    # Run as a script (or re-imported by a conversion worker): make this folder the package `viewmill`, whatever its name,
+    # so that every class has one identity. See docs/decisions/0002-one-identity.md.
+    import importlib.util
+
+    _here = Path(__file__).resolve().parent
+    _spec = importlib.util.spec_from_file_location(
+        "viewmill", _here / "__init__.py", submodule_search_locations=[str(_here)]
+    )
+    assert _spec is not None
+    assert _spec.loader is not None
+    sys.modules["viewmill"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["viewmill"])
+    __package__ = "viewmill"
+    if __name__ == "__main__":
+        from viewmill.run import main
+
+        raise SystemExit(main())
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from .commands import FREE, Command, Convert, Demo, Doctor, Evaluate, Train, method_of
+from .journal.clock import Clock
+from .journal.dashboard import Progressed, counting, dashboard, duration, say, table
+from .journal.folder import Refused, locked, settle_config, write_json
+from .journal.log import Log, versions
+from .journal.signals import deferred
+from .objectives.methods import Method, candidate_count
+from .pipeline.recipe import RECIPES
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+    from .learner import Learner, Settings
+    from .pipeline.beton import Beton
+    from .pipeline.loader import BetonLoader, ViewBatch
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Around what reads a user's input: its ValueErrors and OSErrors are refusals (exit code 2), not failures."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        raise Refused(str(error)) from error
+
+
+def open_images(path: Path) -> Beton:
+    """A .beton, or a folder converted once and cached."""
+    from .pipeline.cache import open_data
+
+    with refusing(), counting(f"converting {path}") as progress:
+        return open_data(path, progress=progress, say=say)
+
+
+def train(config: Train) -> int:
+    """Train, or continue; returns the exit code, which also stands in RUN/exit.json."""
+    from accelerate import Accelerator
+
+    from .learner import build, restore_
+    from .pipeline.loader import BetonLoader
+
+    with ExitStack() as stack:
+        with refusing():
+            method = method_of(config)
+            accelerator = Accelerator(mixed_precision=config.precision)
+            if config.precision == "fp16" and accelerator.device.type != "cuda":
+                raise ValueError("fp16 needs a GPU (its gradients are scaled there): use --precision bf16")
+            if accelerator.is_main_process:
+                stack.enter_context(locked(config.out))
+        with accelerator.main_process_first():
+            beton = open_images(config.data)
+        with refusing():
+            loader = BetonLoader(
+                beton,
+                RECIPES[method.recipe](config.size),
+                batch=config.batch,
+                seed=config.seed,
+                device=accelerator.device,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+                engine_name=config.engine,
+                threads=config.threads,
+                candidates=candidate_count(method, len(beton)),
+            )
+            stack.enter_context(closing(loader))
+            settings = describe(config, beton, loader)
+            if accelerator.is_main_process:
+                settle_config(config.out, settings)
+            learner = build(settings, method, accelerator)
+            step, passed_over = restore_(config.out, learner, accelerator)
+        if accelerator.is_main_process:
+            for fault in passed_over:
+                say(f"passed over: {fault}")
+        code = 1
+        try:
+            code = loop(config, method, loader, learner, accelerator, step=step, settings=settings)
+        finally:
+            if accelerator.is_main_process:
+                write_json(config.out / "exit.json", {"code": code})
+        return code
+
+
+def describe(config: Train, beton: Beton, loader: BetonLoader) -> Settings:
+    """What makes a run this run, as it stands in config.json."""
+    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    steps = config.steps or config.epochs * len(loader)
+    data = {"rows": len(beton), "data_fingerprint": beton.fingerprint}
+    return {"format": 1, **own, "engine": loader.engine_name, "steps": steps, **data}
+
+
+def batches(loader: BetonLoader, *, start: int, stop: int) -> Iterator[ViewBatch]:
+    """The batches of steps `start` to `stop`, over as many epochs as it takes."""
+    while start < stop:
+        epoch, skip = divmod(start, len(loader))
+        with closing(loader.epoch(epoch, skip=skip)) as source:
+            yield from islice(source, stop - start)
+        start = (epoch + 1) * len(loader)
+
+
+def take_step(learner: Learner, method: Method, batch: ViewBatch, accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """One step of training; returns scalars that still lie on the device."""
+    from .objectives import objective
+
+    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M)
+    embedding_ND = learner.model(batch.views[0]).embedding_ND
+    loss, scalars = objective.loss(method, embedding_ND, learner.memory, images)
+    accelerator.backward(loss)
+    learner.optimiser.step()
+    learner.optimiser.zero_grad(set_to_none=True)
+    objective.write_(method, learner.memory, embedding_ND, images)
+    return scalars
+
+
+def loop(
+    config: Train,
+    method: Method,
+    loader: BetonLoader,
+    learner: Learner,
+    accelerator: Accelerator,
+    *,
+    step: int,
+    settings: Settings,
+) -> int:
+    """Steps until the end or a signal; everything a person or a later start needs is on disk when it returns."""
+    from .learner import save
+    from .models.optimise import cosine, set_learning_rate_
+
+    first, steps, code, now = step, settings["steps"], 0, None
+    every = config.checkpoint_every or min(len(loader), 1000)
+    title = f"{config.method} on {config.data.name}, {loader.engine_name} engine, {accelerator.device.type}"
+    learner.model.train()
+    with ExitStack() as stack:
+        stop = stack.enter_context(deferred())
+        log = stack.enter_context(open_log(config, accelerator, step=step, settings=settings))
+        show = stack.enter_context(dashboard(title, visible=accelerator.is_main_process))
+        source = stack.enter_context(closing(batches(loader, start=step, stop=steps)))
+        clock = Clock(config.batch, len(loader), steps, first=step)
+        for batch in clock.timed(source):
+            rate = cosine(step, steps=steps, warmup=round(config.warmup * steps), peak=config.learning_rate)
+            set_learning_rate_(learner.optimiser, rate)
+            scalars = take_step(learner, method, batch, accelerator)
+            step += 1
+            code = agreed(stop(), step, config, accelerator)
+            saving = step % every == 0 or step == steps or code != 0
+            if saving or step % config.log_every == 0 or step == first + 1:
+                now = observe(scalars, clock, log, accelerator, step=step, rate=rate)
+                show(now)
+            if saving and accelerator.is_main_process:
+                save(config.out, learner, accelerator, step=step, settings=settings)
+            if code:
+                break
+        seconds = time.perf_counter() - clock.started
+        log("end", step=step, code=code, seconds=round(seconds, 3))
+    if accelerator.is_main_process:
+        summarise(config, clock, now, code, step=step, first=first, seconds=seconds)
+    return code
+
+
+@contextmanager
+def open_log(config: Train, accelerator: Accelerator, *, step: int, settings: Settings) -> Iterator[Callable[..., None]]:
+    """Yields the function that writes a record; on other processes than the main one it writes nothing."""
+    if not accelerator.is_main_process:
+        yield lambda event, **facts: None
+        return
+    with Log(config.out / "log.jsonl", resumed_step=step) as log:
+        device = str(accelerator.device)
+        log.started(step=step, config=settings, data=str(config.data), processes=accelerator.num_processes, device=device)
+        if step:
+            say(f"continuing {config.out} at step {step} of {settings['steps']}")
+        yield log.write
+
+
+def observe(
+    scalars: dict[str, torch.Tensor],
+    clock: Clock,
+    log: Callable[..., None],
+    accelerator: Accelerator,
+    *,
+    step: int,
+    rate: float,
+) -> Progressed:
+    """Read the step's scalars, the one place where the host waits for the device, and log them.
+
+    Raises RuntimeError for a loss that is not finite: no checkpoint of it is ever written.
+    """
+    values = {name: value.item() for name, value in accelerator.reduce(scalars, "mean").items()}
+    now = clock.read(step, values, rate)
+    log("step", **(now._asdict() | values))
+    if not math.isfinite(values["loss"]):
+        raise RuntimeError(
+            f"the loss is {values['loss']} at step {step} (learning rate {rate:.4g}); the last checkpoint is intact: "
+            "start again with another --out and a lower --learning-rate"
+        )
+    return now
+
+
+def agreed(code: int, step: int, config: Train, accelerator: Accelerator) -> int:
+    """The largest exit code that any process has been asked for; several processes ask each other every `log_every`."""
+    import torch
+
+    if accelerator.num_processes == 1:
+        return code
+    if step % config.log_every:
+        return 0
+    return int(accelerator.gather(torch.tensor([code], device=accelerator.device)).max())
+
+
+def summarise(
+    config: Train, clock: Clock, now: Progressed | None, code: int, *, step: int, first: int, seconds: float
+) -> None:
+    """The closing table of a training."""
+    if now is None:
+        say(f"{config.out} was complete already: {step} steps")
+        return
+    rate = (step - first) * config.batch / seconds
+    rows = [
+        ("steps", f"{step} of {now.steps}"),
+        ("time", duration(seconds)),
+        ("images/s", f"{rate:,.0f}"),
+        ("waiting for data", f"{clock.waited_total / seconds:.1%}"),
+        ("loss", f"{now.loss:.4f}"),
+        ("bound", f"{now.bound:.3f} of {now.ceiling:.3f} nats"),
+        ("checkpoint", str(config.out / "checkpoints" / f"step-{step:08d}")),
+    ]
+    table(f"{config.method}: {'stopped early' if code else 'done'}", ("", ""), rows)
+
+
+def evaluate(config: Evaluate) -> int:
+    """Print the kNN accuracy of a run's encoder beside its floors."""
+    import torch
+
+    from .evaluation.report import class_task, knn_scores
+    from .learner import load_encoders
+
+    with refusing():
+        settings, trained, untrained = load_encoders(config.run)
+        train_set, test_set = open_images(config.train), open_images(config.test)
+        task = class_task(train_set, test_set)
+        if config.k < 1 or config.temperature <= 0:
+            raise ValueError(f"--k must be at least 1 and --temperature above 0, got {config.k} and {config.temperature}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoders = {str(config.run): trained.to(device), "untrained encoder": untrained.to(device)}
+    options = {"size": settings["size"], "device": device, "k": config.k, "temperature": config.temperature}
+    scores = knn_scores(encoders, [task], train_set, test_set, **options)[task.name]
+    if config.json:
+        results = {score.name: score.accuracy for score in scores}
+        print(json.dumps({"protocol": scores[0].protocol, "accuracy": results}))  # noqa: T201 (the answer itself)
+    else:
+        table(scores[0].protocol, ("encoder", "top-1"), [(score.name, f"{score.accuracy:.3f}") for score in scores])
+    return 0
+
+
+def convert(config: Convert) -> int:
+    """Convert, and print what became of the files."""
+    from .pipeline.convert import convert as convert_folder
+    from .pipeline.convert import sidecars
+
+    if not 1 <= config.quality <= 100 or config.workers < 0:
+        raise Refused(
+            f"--quality must lie in 1 to 100 and --workers be 0 or more, got {config.quality} and {config.workers}"
+        )
+    with refusing(), counting(f"converting {config.source}") as progress:
+        done = convert_folder(
+            config.source,
+            config.target,
+            overwrite=config.overwrite,
+            workers=config.workers,
+            quality=config.quality,
+            progress=progress,
+        )
+    rows = [
+        ("images", f"{done.rows:,}"),
+        ("classes", f"{len(done.classes)}"),
+        ("size", f"{done.size_bytes / 2**20:,.1f} MiB"),
+        ("time", f"{done.seconds:.1f} s, {done.rows / done.seconds:,.0f} images/s"),
+        ("quarantined", f"{len(done.rejected)}"),
+    ]
+    table(str(done.target), ("", ""), rows)
+    for item in done.rejected[:5]:
+        say(f"quarantined {item.path}: {item.reason}")
+    if done.rejected:
+        say(f"all {len(done.rejected)} with their reasons: {sidecars(done.target)['quarantine']}")
+    return 0
+
+
+def doctor(config: Doctor) -> int:
+    """Print engines, devices and versions; exit code 1 where no engine works."""
+    import torch
+
+    from .pipeline.engine import choose, survey
+    from .pipeline.threads import usable_cores
+
+    engines = survey()
+    rows = [(item.name, "works" if item.works else "does not work", item.stages or "", item.reason) for item in engines]
+    table("engines", ("engine", "here", "where its stages run", "what mends it"), rows)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: everything runs on the CPU"
+    facts = [("auto chooses", choose("auto")), ("device", device), ("usable cores", str(usable_cores()))]
+    table("this machine", ("", ""), [*facts, *versions().items()])
+    return 0 if any(item.works for item in engines) else 1
+
+
+def demo(config: Demo) -> int:
+    """The main job on rendered images; ends with a table and two pictures."""
+    from .demo import run_demo
+
+    return run_demo(config, train=train)
+
+
+COMMANDS: dict[type, Callable[[Any], int]] = {
+    Demo: demo,
+    Convert: convert,
+    Train: train,
+    Evaluate: evaluate,
+    Doctor: doctor,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line (the demo where it is empty), run the command, return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = tyro.cli(Command, prog="viewmill", description=__doc__, args=arguments or ["demo"])
+    try:
+        return COMMANDS[type(command)](command)
+    except Refused as error:
+        say(f"viewmill: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("viewmill: interrupted")
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
