@@ -119,9 +119,34 @@ Command = Demo | Convert | Train | Evaluate | Doctor
 # engine by its resolved name.
 FREE = ("data", "out", "threads", "checkpoint_every", "log_every", "engine")
 
+INFINITY = float("inf")
+LIMITS = {
+    "width": (1, 4096),
+    "hidden": (1, 65536),
+    "embedding": (2, 65536),
+    "size": (8, 4096),
+    "batch": (2, INFINITY),
+    "epochs": (0, 2**32 - 1),
+    "steps": (0, INFINITY),
+    "learning_rate": (0, INFINITY),
+    "warmup": (0, 1),
+    "momentum": (0, 1),
+    "weight_decay": (0, INFINITY),
+    "threads": (0, 1024),
+    "seed": (0, 2**63 - 1),
+    "checkpoint_every": (0, INFINITY),
+    "log_every": (1, INFINITY),
+}
+
 
 def method_of(config: Train) -> Method:
     """The named row of the table with this configuration's settings in it; raises ValueError where one does not apply."""
+    for name, (low, high) in LIMITS.items():
+        if not low <= getattr(config, name) <= high:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} must lie in {low:g} to {high:g}, got {getattr(config, name)}")
+    if config.epochs < 1 and not config.steps:
+        raise ValueError("--epochs must be at least 1, or --steps be given")
     method = METHODS[config.method]
     edges = {name: value for name in ("inner", "outer") if (value := getattr(config, name)) is not None}
     if edges and not isinstance(method.region, Ring):

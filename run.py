@@ -33,7 +33,7 @@ if not __package__:
     _spec.loader.exec_module(sys.modules["viewmill"])
     __package__ = "viewmill"
     if __name__ == "__main__":
-        from viewmill.run import main
+        from viewmill.run import main  # pyright: ignore[reportMissingImports]
 
         raise SystemExit(main())
 
@@ -41,7 +41,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ from .journal.folder import Refused, locked, settle_config, write_json
 from .journal.log import Log, versions
 from .journal.signals import deferred
 from .objectives.methods import Method, candidate_count
+from .pipeline.order import steps_per_epoch
 from .pipeline.recipe import RECIPES
 
 if TYPE_CHECKING:
@@ -85,6 +86,13 @@ def open_images(path: Path) -> Beton:
 
 def train(config: Train) -> int:
     """Train, or continue; returns the exit code, which also stands in RUN/exit.json."""
+    with refusing():
+        method = method_of(config)
+        beton = None if config.data.is_dir() else open_images(config.data)  # a bad file is refused before torch loads
+        if beton:
+            steps_per_epoch(len(beton), config.batch)
+
+    import torch
     from accelerate import Accelerator
 
     from .learner import build, restore_
@@ -92,14 +100,14 @@ def train(config: Train) -> int:
 
     with ExitStack() as stack:
         with refusing():
-            method = method_of(config)
-            accelerator = Accelerator(mixed_precision=config.precision)
-            if config.precision == "fp16" and accelerator.device.type != "cuda":
+            if config.precision == "fp16" and not torch.cuda.is_available():
                 raise ValueError("fp16 needs a GPU (its gradients are scaled there): use --precision bf16")
+            accelerator = Accelerator(mixed_precision=config.precision)
             if accelerator.is_main_process:
                 stack.enter_context(locked(config.out))
-        with accelerator.main_process_first():
-            beton = open_images(config.data)
+        if not beton:
+            with accelerator.main_process_first():
+                beton = open_images(config.data)
         with refusing():
             loader = BetonLoader(
                 beton,
@@ -139,7 +147,7 @@ def describe(config: Train, beton: Beton, loader: BetonLoader) -> Settings:
     return {"format": 1, **own, "engine": loader.engine_name, "steps": steps, **data}
 
 
-def batches(loader: BetonLoader, *, start: int, stop: int) -> Iterator[ViewBatch]:
+def batches(loader: BetonLoader, *, start: int, stop: int) -> Generator[ViewBatch]:
     """The batches of steps `start` to `stop`, over as many epochs as it takes."""
     while start < stop:
         epoch, skip = divmod(start, len(loader))
@@ -253,7 +261,8 @@ def agreed(code: int, step: int, config: Train, accelerator: Accelerator) -> int
         return code
     if step % config.log_every:
         return 0
-    return int(accelerator.gather(torch.tensor([code], device=accelerator.device)).max())
+    codes: Any = accelerator.gather(torch.tensor([code], device=accelerator.device))
+    return int(codes.max())
 
 
 def summarise(

@@ -24,7 +24,8 @@ def predict(
     predicted = []
     for chunk_QF in query_QF.split(CHUNK):
         similarity_QK, index_QK = (chunk_QF @ train_NF.T).topk(k, dim=1)
-        weight_QK = ((similarity_QK - 1) / temperature).exp()  # minus 1: the same ranking, and never above 1
+        # less the nearest's: the same ranking, never above 1, and not all 0 at a low temperature
+        weight_QK = ((similarity_QK - similarity_QK[:, :1]) / temperature).exp()
         votes_QC = torch.zeros(len(chunk_QF), classes, device=chunk_QF.device)
         votes_QC.scatter_add_(1, train_label_N[index_QK], weight_QK)
         predicted.append(votes_QC.argmax(dim=1))

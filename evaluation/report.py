@@ -46,7 +46,8 @@ def column_task(name: str, train: Sequence[str], test: Sequence[str]) -> Task:
         labels = [torch.tensor([words.index(text) for text in column]) for column in (train, test)]
         return Task(name, labels[0], labels[1], len(words))
     edges = torch.quantile(numbers[0], torch.tensor([0.25, 0.5, 0.75]))
-    return Task(name, *(torch.bucketize(number, edges) for number in numbers), 4)
+    bands = [torch.bucketize(number, edges) for number in numbers]
+    return Task(name, bands[0], bands[1], 4)
 
 
 def knn_scores(

@@ -1,8 +1,8 @@
 """Checkpoints: a folder of safetensors and one manifest, complete or absent, verified before anything live is touched.
 
-RUN/checkpoints/step-00001234/ is written under a temporary name, every file is synced, the manifest (sizes and sha256)
-comes last, then the folder gets its name in one rename and RUN/checkpoints/latest points to it. There is no pickle
-anywhere: a stranger's checkpoint is data, not code. Files honour the umask, which safetensors' own writer does not.
+RUN/checkpoints/step-00001234/ is written under a temporary name, every file is synced, the manifest (sizes and sha256,
+its own too) comes last, then the folder gets its name in one rename and RUN/checkpoints/latest points to it. There is no
+pickle anywhere: a stranger's checkpoint is data, not code. Files honour the umask, which safetensors' own writer does not.
 """
 
 import hashlib
@@ -39,7 +39,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
     temporary = folder / f".tmp-step-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left_behind in folder.glob(".tmp-step-*"):  # by a writer that was killed
+        shutil.rmtree(left_behind, ignore_errors=True)
     temporary.mkdir()
     files = {}
     for name, tensors in parts.items():
@@ -47,6 +48,7 @@ def write(
         files[f"{name}.safetensors"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         _write_synced(temporary / f"{name}.safetensors", data)
     manifest = {"format": FORMAT, "step": step, "files": files, "facts": dict(facts)}
+    manifest["sha256"] = _digest(manifest)
     _write_synced(temporary / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
     _sync_folder(temporary)
     shutil.rmtree(final, ignore_errors=True)
@@ -55,9 +57,14 @@ def write(
     _write_synced(folder / ".latest", final.name.encode() + b"\n")
     os.replace(folder / ".latest", folder / "latest")
     _sync_folder(folder)
-    for old in steps(folder)[: -max(1, keep)]:
+    # what is newer than this step did not verify, or the run would not have fallen back behind it: it must not count
+    for old in [path for path in steps(folder) if _number(path) <= step][: -max(1, keep)]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -77,7 +84,11 @@ def _sync_folder(folder: Path) -> None:
 
 def steps(folder: Path) -> list[Path]:
     """The checkpoints under `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdecimal() and path.is_dir()), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def read(path: Path) -> Checkpoint:
@@ -86,6 +97,8 @@ def read(path: Path) -> Checkpoint:
         manifest = json.loads((path / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
             raise InvalidCheckpoint(f"{path} has format {manifest['format']}; this version reads {FORMAT}")
+        if manifest.pop("sha256") != _digest(manifest):
+            raise InvalidCheckpoint(f"{path / 'manifest.json'} is damaged: its sha256 is not its own")
         parts = {}
         for name, expected in manifest["files"].items():
             data = (path / Path(name).name).read_bytes()
@@ -93,15 +106,9 @@ def read(path: Path) -> Checkpoint:
                 raise InvalidCheckpoint(f"{path / name} is damaged: its sha256 is not the manifest's")
             parts[Path(name).stem] = load(data)
         return Checkpoint(parts, manifest["facts"])
-    except (
-        OSError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-        SafetensorError,
-    ) as error:
+    except InvalidCheckpoint:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InvalidCheckpoint(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
@@ -142,13 +149,12 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def load_optimiser_(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put `optimiser_tensors` back; raises InvalidCheckpoint where they belong to other parameters."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
+        index, _, name = key.partition(".")
+        known = index.isdecimal() and int(index) < len(parameters)
+        if not known or (tensor.ndim and tensor.shape != parameters[int(index)].shape):
+            raise InvalidCheckpoint(f"the optimiser's {key} does not fit this model")
         state.setdefault(int(index), {})[name] = tensor
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    for index, entry in state.items():
-        for name, tensor in entry.items():
-            if index >= len(parameters) or (tensor.ndim and tensor.shape != parameters[index].shape):
-                raise InvalidCheckpoint(f"the optimiser's {name} of parameter {index} does not fit this model")
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -11,8 +11,8 @@ from torch import Tensor
 from . import bank, diagnostics
 from .bounds import Bound, info_nce
 from .gather import gather, rank, total, world
-from .methods import Bank, Batch, Method
-from .regions import select
+from .methods import Bank, Batch, Everything, Method, Ring, candidate_count
+from .regions import edges, select
 
 Memory = dict[str, Tensor]
 
@@ -29,6 +29,8 @@ def start_memory(method: Method, *, rows: int, dimension: int, seed: int, device
     """The tensors that `method` remembers from step to step; all of them belong in a checkpoint."""
     if isinstance(method.memory, Batch):
         return {}
+    if isinstance(method.region, Ring):
+        edges(method.region, candidate_count(method, rows) or rows)  # an empty ring is refused before the first step
     return {"bank": bank.start(rows, dimension, seed=seed, device=device)}
 
 
@@ -44,7 +46,7 @@ def loss(method: Method, embedding_ND: Tensor, memory: Memory, images: Images) -
             bound, facts = _in_batch(method, embedding_ND, images)
         else:
             bound, facts = _in_bank(method, embedding_ND, memory["bank"], images)
-    valid_N = images.valid_B.repeat(len(embedding_ND) // len(images.row_B))
+    valid_N = images.valid_B.repeat(len(embedding_ND) // len(images.row_B)).to(bound.loss_B.dtype)
     weight_N = valid_N * (world() / total(valid_N.sum()).clamp(min=1))
     per_anchor = {"bound": bound.log_terms_B - bound.loss_B, "ceiling": bound.log_terms_B, **facts}
     result = (bound.loss_B * weight_N).sum()
@@ -80,6 +82,8 @@ def _in_bank(method: Method, embedding_ND: Tensor, bank_RD: Tensor, images: Imag
     allowed_NM = offered_M[None] != row_N[:, None]
     selected = select(method.region, critic_NM, allowed_NM)
     bound = info_nce(positive_N, *selected)
+    if isinstance(method.region, Everything) or method.region.inner == 0:
+        return bound, {"bound_valid": torch.ones_like(positive_N)}  # everything and a ball are bounds for any critic
     facts = diagnostics.ring_conditions(positive_N, critic_NM, allowed_NM, selected, bound, bank_rows=len(bank_RD))
     return bound, facts
 

@@ -34,12 +34,17 @@ def ranks(share: float, rows: int) -> int:
     return math.floor(round(share * rows, 9))
 
 
-def _ring(region: Ring, critic_BM: Tensor, allowed_BM: Tensor) -> Selected:
-    """Ranks floor(inner M) to floor(outer M) of the allowed rows, nearest first (arXiv 2005.13149, the annulus)."""
-    rows = critic_BM.shape[1]
+def edges(region: Ring, rows: int) -> tuple[int, int]:
+    """The first rank of a ring and the one after its last, among `rows`; raises ValueError where no rank lies between."""
     inner, outer = ranks(region.inner, rows), ranks(region.outer, rows)
     if inner == outer:
         raise ValueError(f"a ring from {region.inner} to {region.outer} of {rows} rows is empty: widen it")
+    return inner, outer
+
+
+def _ring(region: Ring, critic_BM: Tensor, allowed_BM: Tensor) -> Selected:
+    """Ranks floor(inner M) to floor(outer M) of the allowed rows, nearest first (arXiv 2005.13149, the annulus)."""
+    inner, outer = edges(region, critic_BM.shape[1])
     with torch.no_grad():
         # a row that is not allowed ranks last; so the ranks of the others are as if it were not there
         ranked_BM = critic_BM.detach().masked_fill(~allowed_BM, torch.finfo(critic_BM.dtype).min)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from .beton import Beton, open_beton
 from .convert import convert, sidecars
-from .sources import list_folder
+from .sources import TABLE, list_folder
 
 
 def cached_path(folder: Path) -> Path:
     """Where the .beton of `folder` stands or would stand: named by the place, size and time of every file in it."""
     digest = hashlib.sha256(os.fsencode(folder.resolve()))
-    for path in list_folder(folder).files:
+    table = [folder / TABLE] if (folder / TABLE).is_file() else []
+    for path in list_folder(folder).files + table:
         status = path.stat()
         digest.update(os.fsencode(path.relative_to(folder)) + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

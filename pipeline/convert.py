@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -101,7 +101,7 @@ def _encode_chunk(paths: list[Path], labels: list[int], quality: int) -> list[Sa
     return [encode(path, label, quality=quality) for path, label in zip(paths, labels, strict=True)]
 
 
-def _encoded(listing: Listing, workers: int, quality: int) -> Iterator[Sample | Rejected]:
+def _encoded(listing: Listing, workers: int, quality: int) -> Generator[Sample | Rejected]:
     """What became of each file, in the order of the listing."""
     chunks = [
         (listing.files[start : start + CHUNK], listing.labels[start : start + CHUNK], quality)
@@ -156,7 +156,7 @@ def _write_columns(path: Path, listing: Listing, kept: list[int]) -> None:
         return
     names = [listing.files[position].relative_to(listing.root).as_posix() for position in kept]
     columns = list(next(iter(listing.columns.values())))
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, ["row", "file_name", *columns], restval="")
         writer.writeheader()
         for row, name in enumerate(names):
@@ -188,6 +188,6 @@ def read_columns(target: Path) -> dict[str, list[str]]:
     path = sidecars(target)["columns"]
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}

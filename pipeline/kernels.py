@@ -90,6 +90,26 @@ def resize_crop(pixels, box, flip, out, line, first_y, weight_y, first_x, weight
 
 
 @njit(nogil=True, cache=True)
+def frame_is(stream, size, height, width):
+    """Whether the JPEG in `stream[:size]` says it is height x width. One of another size is scaled to fit in silence.
+
+    Goes from marker to marker as libjpeg does, which passes over stray bytes.
+    """
+    at = 2
+    while at + 9 <= size:
+        marker = stream[at + 1]
+        if stream[at] != 0xFF or marker == 0xFF:
+            at += 1
+        elif marker <= 0x01 or 0xD0 <= marker <= 0xD7:  # no length follows
+            at += 2
+        elif 0xC0 <= marker <= 0xCF and marker != 0xC4 and marker != 0xC8 and marker != 0xCC:
+            return stream[at + 5] * 256 + stream[at + 6] == height and stream[at + 7] * 256 + stream[at + 8] == width
+        else:
+            at += 2 + max(2, stream[at + 2] * 256 + stream[at + 3])
+    return False
+
+
+@njit(nogil=True, cache=True)
 def mill(descriptor, places, boxes, flips, group, slot, outs, status, begin, end, encoded, decoded):
     """Mill images `begin` to `end` of a batch: bytes of the file -> uint8 crops in `outs[group][slot, image]`.
 
@@ -119,7 +139,10 @@ def mill(descriptor, places, boxes, flips, group, slot, outs, status, begin, end
         area = height * width * 3
         pixels = encoded[:area] if mode == RAW else decoded[:area]
         if status[b] == OK and mode != RAW:
-            code = _imdecode(encoded.ctypes.data, size, height, width, decoded.ctypes.data, height, width, 0, 0, 1, 1, 0, 0)
+            code = -1
+            if frame_is(encoded, size, height, width):
+                source, target = encoded.ctypes.data, decoded.ctypes.data
+                code = _imdecode(source, size, height, width, target, height, width, 0, 0, 1, 1, 0, 0)
             if code != 0:
                 status[b] = UNDECODABLE
         image = pixels.reshape((height, width, 3))

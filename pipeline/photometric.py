@@ -23,8 +23,8 @@ class Draws(NamedTuple):
     """What a group of views needs of its plan, as tensors."""
 
     maps_N2233: Tensor
+    """Empty, like `hue_N`, where no view of the group changes colour."""
     hue_N: Tensor
-    coloured: bool
     blur_index: Tensor
     blur_sigma: Tensor
     solarise_index: Tensor
@@ -33,7 +33,7 @@ class Draws(NamedTuple):
 
     def to(self, device: torch.device) -> "Draws":
         """The same on `device`; copies from pinned memory do not wait."""
-        return Draws(*(part.to(device, non_blocking=True) if isinstance(part, Tensor) else part for part in self))
+        return Draws(*(part.to(device, non_blocking=True) for part in self))
 
 
 def draws(plan: ViewPlan, members: tuple[int, ...], *, pin: bool = False) -> Draws:
@@ -42,17 +42,17 @@ def draws(plan: ViewPlan, members: tuple[int, ...], *, pin: bool = False) -> Dra
     sigma_N = plan.sigma_VB[views].reshape(-1)
     blurred = np.flatnonzero(sigma_N)
     recipes = [view for view in (plan.recipe.views[v] for v in views) for _ in range(plan.box_VB4.shape[1])]
+    coloured = views if any(_has_colour(plan.recipe.views[v]) for v in views) else []
     parts = Draws(
-        maps_N2233=torch.from_numpy(affine_maps(plan, members)),
-        hue_N=torch.from_numpy(plan.hue_VB[views].reshape(-1)),
-        coloured=any(_has_colour(plan.recipe.views[v]) for v in views),
+        maps_N2233=torch.from_numpy(affine_maps(plan, tuple(coloured))),
+        hue_N=torch.from_numpy(plan.hue_VB[coloured].reshape(-1)),
         blur_index=torch.from_numpy(blurred),
         blur_sigma=torch.from_numpy(sigma_N[blurred]),
         solarise_index=torch.from_numpy(np.flatnonzero(plan.solarise_VB[views].reshape(-1))),
         mean_N3=torch.tensor([view.mean for view in recipes]),
         std_N3=torch.tensor([view.std for view in recipes]),
     )
-    return Draws(*(part.pin_memory() if isinstance(part, Tensor) else part for part in parts)) if pin else parts
+    return Draws(*(part.pin_memory() for part in parts)) if pin else parts
 
 
 def _has_colour(view: View) -> bool:
@@ -63,7 +63,7 @@ def develop(crops_NSS3: Tensor, what: Draws) -> Tensor:
     """float32 [N, 3, S, S], channels_last, normalised, of uint8 crops; both arguments on the same device."""
     count, side = crops_NSS3.shape[:2]
     x_N3P = crops_NSS3.permute(0, 3, 1, 2).reshape(count, 3, side * side).to(torch.float32).mul_(1 / 255)
-    if what.coloured:
+    if len(what.hue_N):
         x_N3P = _affine(x_N3P, what.maps_N2233[:, 0])
         x_N3P = shift_hue(x_N3P, what.hue_N)
         x_N3P = _affine(x_N3P, what.maps_N2233[:, 1])

@@ -31,10 +31,10 @@ def list_folder(root: Path) -> Listing:
     if not root.is_dir():
         kind = "is a file" if root.exists() else "does not exist"
         raise ValueError(f"{root} {kind}: name a folder of images, flat or with one subfolder per class")
-    inside = root.resolve()
+    inside = os.path.realpath(root)
     files, rejected = [], []
     for path in _walk(root):
-        if not path.resolve().is_relative_to(inside):
+        if not Path(os.path.realpath(path)).is_relative_to(inside):  # Path.resolve raises on a loop of links
             rejected.append(Rejected(str(path), "a link that leads out of the folder"))
         elif not path.is_file():
             rejected.append(Rejected(str(path), "no regular file"))
@@ -51,6 +51,7 @@ def list_folder(root: Path) -> Listing:
 
 def _walk(root: Path) -> Iterator[Path]:
     for folder, subfolders, names in os.walk(root):
+        names += [name for name in subfolders if Path(folder, name).is_symlink()]  # os.walk does not enter them
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and (Path(folder), name) != (root, TABLE):
@@ -60,8 +61,16 @@ def _walk(root: Path) -> Iterator[Path]:
 def _read_table(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
-        if "file_name" not in (reader.fieldnames or []):
-            raise ValueError(f"{path} has no column 'file_name'; it has {', '.join(reader.fieldnames or ['none'])}")
-        return {row.pop("file_name"): row for row in reader}
+        names = list(reader.fieldnames or ["none"])
+        if "file_name" not in names:
+            raise ValueError(f"{path} has no column 'file_name'; it has {', '.join(names)}")
+        if "row" in names:
+            raise ValueError(f"{path} has a column 'row', which is the name of the .beton's own: call it something else")
+        table = {}
+        for row in reader:
+            if None in row:
+                raise ValueError(f"{path}: line {reader.line_num} has more cells than the {len(names)} columns")
+            table[row.pop("file_name")] = row
+        return table

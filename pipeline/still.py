@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import native
 from .beton import JPEG, MAX_SIDE, Sample
@@ -32,14 +32,19 @@ def encode(path: Path, label: int, *, quality: int) -> Sample | Rejected:
     """The sample of one image file. Never raises for what a file can hold: Pillow alone raises eight kinds of error."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow only warns of damaged metadata, truncated TIFFs and small bombs
+            warnings.simplefilter("error")  # Pillow only warns of damaged metadata and truncated TIFFs
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is the limit here
             return _encode(path, label, quality)
+    except UnidentifiedImageError:  # its text holds a place in memory, another in every run
+        return Rejected(str(path), "no image of a kind that Pillow knows")
     except Exception as error:
         return Rejected(str(path), f"{type(error).__name__}: {error}")
 
 
 def _encode(path: Path, label: int, quality: int) -> Sample:
     data = path.read_bytes()
+    if not data:
+        raise ValueError("the file is empty")
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
         if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
@@ -78,4 +83,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if not np.isfinite(grey).all() or grey.min() < 0 or grey.max() > scale:
             raise ValueError(f"{image.mode} pixels from {grey.min()} to {grey.max()}; expected 0 to {scale}")
         return Image.fromarray((grey * 255 / scale).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # on the straight way to RGB Pillow warns of a palette with alpha
     return image.convert("RGB")

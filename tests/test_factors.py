@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
 from viewmill.pipeline import factors
 
 NUISANCES = [field.name for field in fields(factors.Factors) if field.name != "shape"]

@@ -1,0 +1,107 @@
+"""The main job on the embedded default: render images, convert them, train on them, ask what was learned, draw it.
+
+The factors data show what a representation keeps. Shape is the task; colours, place, scale and texture were drawn
+independently of it. Raw pixels know colours; an encoder trained without labels has to come to know shapes.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .commands import Demo, Train
+from .evaluation.features import Pixels, extract
+from .evaluation.report import Score, Task, class_task, column_task, knn_scores
+from .journal.dashboard import counting, duration, say, table
+from .journal.folder import Refused
+from .learner import Encoders, load_encoders
+from .pipeline import factors
+from .pipeline.beton import Beton, open_beton
+from .pipeline.convert import convert, read_columns, sidecars
+from .pipeline.picture import mosaic, originals, view_grid
+from .pipeline.recipe import simclr
+
+TRAIN_IMAGES, TEST_IMAGES, SIZE, NEIGHBOURS = 4000, 1000, 32, 20
+NUISANCES = ("hue", "luma", "background_luma", "x", "scale", "texture")
+CPU = torch.device("cpu")
+
+
+def run_demo(config: Demo, *, train: Callable[[Train], int]) -> int:
+    """Run every step under `config.out`; the images are made once per seed, the training starts afresh each time."""
+    started = time.perf_counter()
+    data = config.out / f"data-{config.seed}"
+    train_set = _prepare(data / "train", TRAIN_IMAGES, seed=2 * config.seed)
+    test_set = _prepare(data / "test", TEST_IMAGES, seed=2 * config.seed + 1)
+    grid = view_grid(
+        train_set, simclr(SIZE), rows=range(0, TRAIN_IMAGES, TRAIN_IMAGES // 8), epochs=4, seed=config.seed, scale=2
+    )
+    grid.save(config.out / "views.png")
+    run = config.out / f"run-{config.seed}"
+    _clear(run)
+    code = train(training(train_set.path, run, seed=config.seed))
+    if code:
+        return code
+    encoders = load_encoders(run)
+    tasks = [class_task(train_set, test_set)._replace(name="shape"), *_nuisance_tasks(train_set, test_set)]
+    models = {"trained": encoders.trained, "untrained": encoders.untrained}
+    scores = knn_scores(models, tasks, train_set, test_set, size=SIZE, device=CPU, k=NEIGHBOURS)
+    _neighbours(encoders, train_set, test_set).save(config.out / "neighbours.png")
+    _show(tasks, scores)
+    say(f"pictures: {config.out / 'views.png'}, {config.out / 'neighbours.png'}")
+    say(f"done in {duration(time.perf_counter() - started)}; next: viewmill train --data YOUR_FOLDER --out runs/first")
+    return 0
+
+
+def training(data: Path, run: Path, *, seed: int) -> Train:
+    """The demo's training: SimCLR, a narrow ResNet-18, 32 px."""
+    return Train(data=data, out=run, width=16, size=SIZE, epochs=15, seed=seed)
+
+
+def _prepare(folder: Path, count: int, *, seed: int) -> Beton:
+    """Render and convert `count` images, unless that was done before."""
+    target = folder.with_suffix(".beton")
+    if not (target.exists() and sidecars(target)["manifest"].exists()):
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted demo left half rendered
+        say(f"rendering and converting {count} images: {target}")
+        factors.write_folder(folder, count, seed=seed)
+        with counting("converting") as progress:
+            convert(folder, target, overwrite=True, progress=progress)
+    return open_beton(target)
+
+
+def _clear(run: Path) -> None:
+    """Remove the last demo's run; anything else that stands there is the user's."""
+    if not run.exists():
+        return
+    if not (run / "config.json").exists():
+        raise Refused(f"{run} is no run of the demo: choose another --out")
+    shutil.rmtree(run)
+
+
+def _nuisance_tasks(train_set: Beton, test_set: Beton) -> list[Task]:
+    known, asked = read_columns(train_set.path), read_columns(test_set.path)
+    return [column_task(name, known[name], asked[name]) for name in NUISANCES]
+
+
+def _show(tasks: list[Task], scores: dict[str, list[Score]]) -> None:
+    head = ["what the neighbours tell", *(score.name for score in scores["shape"]), "chance"]
+    rows = [
+        [task.name, *(f"{score.accuracy:.3f}" for score in scores[task.name]), f"{1 / task.classes:.3f}"] for task in tasks
+    ]
+    rows[0][0] = "shape (the task)"
+    table(scores["shape"][0].protocol, head, rows)
+
+
+def _neighbours(encoders: Encoders, train_set: Beton, test_set: Beton) -> Image.Image:
+    """One line per query: the query, its nearest by trained features, its nearest by raw pixels."""
+    queries, nearest = torch.arange(8) * (TEST_IMAGES // 8) + torch.arange(8), []
+    for model in (encoders.trained, Pixels()):
+        known, asked = (extract(model, beton, size=SIZE, device=CPU).feature_NF for beton in (train_set, test_set))
+        known, asked = torch.nn.functional.normalize(known, dim=1), torch.nn.functional.normalize(asked[queries], dim=1)
+        nearest.append((asked @ known.T).topk(6, dim=1).indices)
+    columns = [originals(test_set, queries.numpy(), size=SIZE)]
+    columns += [originals(train_set, index.numpy(), size=SIZE) for found in nearest for index in found.T]
+    return mosaic(columns, gaps_after=(0, 6), scale=2)

@@ -1,0 +1,48 @@
+"""What several test files share: a folder of photographs, its .beton, and an engine run over a whole file."""
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from viewmill.pipeline import engine, factors, plan
+from viewmill.pipeline.beton import open_beton
+from viewmill.pipeline.convert import convert
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """24 JPEG files in 3 classes, all sizes differ: coarse and fine, both samplings, some grey, some progressive, grainy."""
+    folder, table, rng = tmp_path_factory.mktemp("photos"), factors.draw(24, 0), np.random.default_rng(0)
+    for i in range(24):
+        height, width = 60 + 7 * (i % 5), 60 + 9 * (i % 7)
+        picture = factors.render(table[i], 120)[:height, :width] + rng.normal(0, 8, (height, width, 1))
+        image = Image.fromarray(picture.clip(0, 255).astype(np.uint8)).convert("L" if i % 8 == 5 else "RGB")
+        path = folder / ("cat", "dog", "owl")[i % 3] / f"{i:02d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        image.save(path, quality=(75, 95)[i % 2], subsampling=(2, 0)[i // 2 % 2], progressive=i % 4 == 3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_beton(photos, tmp_path_factory):
+    """The folder `photos`, converted and opened."""
+    target = tmp_path_factory.mktemp("converted") / "photos.beton"
+    convert(photos, target, workers=1)
+    return open_beton(target)
+
+
+@pytest.fixture(scope="session")
+def mill():
+    """`mill(beton, recipe)` -> valid_B and, for each group of the recipe, the uint8 crops of every row."""
+
+    def run(beton, recipe, *, name="ffcv", threads=2):
+        row_B = np.arange(len(beton))
+        drawn = plan.draw(recipe, seed=0, epoch=0, row_B=row_B, height_B=beton.height_N, width_B=beton.width_N)
+        sizes = [(len(group), recipe.views[group[0]].size) for group in recipe.groups]
+        outs = tuple(np.full((views, len(beton), size, size, 3), 127, np.uint8) for views, size in sizes)
+        with closing(engine.ENGINES[name](beton, threads)) as running:
+            return running.crops(row_B, drawn, outs), outs
+
+    return run

@@ -1,0 +1,47 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def script(name: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "benchmarks" / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_cifars_binary_files_become_a_folder_of_the_first_images_of_each_class(tmp_path):
+    rng = np.random.default_rng(0)
+    tint = np.arange(10, dtype=np.uint8) * 20
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), 3))
+        pixels = np.repeat(tint[labels][:, None], 3 * 32 * 32, axis=1)
+        np.concatenate((labels[:, None], pixels), axis=1).tofile(tmp_path / name)
+    done = script("cifar10_folder.py", tmp_path, tmp_path / "out", "--train", 7, "--test", 2)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out" / "train").glob("*/*.jpg"))) == 70
+    assert len(list((tmp_path / "out" / "test").glob("*/*.jpg"))) == 20
+    with Image.open(tmp_path / "out" / "train" / "truck" / "0006.jpg") as image:
+        assert abs(np.asarray(image).astype(int) - 180).max() <= 2
+
+
+def test_a_cut_binary_file_is_refused(tmp_path):
+    (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073 + 5))
+    done = script("cifar10_folder.py", tmp_path, tmp_path / "out")
+    assert done.returncode != 0
+    assert "3078 bytes" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_throughput_benchmark_prints_one_json_line(photo_beton):
+    options = ("--data", photo_beton.path, "--width", 4, "--size", 16, "--batch", 8, "--block", 2, "--blocks", 3)
+    done = script("training_throughput.py", *options)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["n"] == 3
+    assert 0 < answer["ratio_lowest"] <= answer["ratio"] <= answer["ratio_highest"]

@@ -1,0 +1,295 @@
+"""The program as a person meets it: commands, refusals, exit codes, interruption, continuation."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from safetensors.torch import load_file
+
+from viewmill.journal.log import Log
+from viewmill.pipeline import factors
+from viewmill.pipeline.convert import convert
+from viewmill.run import main
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ("--width", "4", "--hidden", "16", "--embedding", "8", "--size", "16", "--batch", "16", "--log-every", "1")
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def viewmill(*arguments: object) -> Done:
+    """The command in this process, which has torch loaded already."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            code = error.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def script(*arguments: object, **options) -> subprocess.CompletedProcess:
+    """The command as a person starts it."""
+    command = [sys.executable, str(ROOT / "run.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("factors")
+    factors.write_folder(folder / "images", 64, seed=0)
+    convert(folder / "images", folder / "factors.beton", workers=1)
+    return folder / "factors.beton"
+
+
+@pytest.fixture(scope="module")
+def trained(beton, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "simclr"
+    done = viewmill("train", "simclr", "--data", beton, "--out", run, *TINY, "--steps", 6)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def weights(run: Path) -> bytes:
+    latest = (run / "checkpoints" / "latest").read_text().strip()
+    return (run / "checkpoints" / latest / "model.safetensors").read_bytes()
+
+
+def records(run: Path, event: str = "step") -> list[dict]:
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["event"] == event]
+
+
+def test_a_training_leaves_config_log_checkpoint_and_exit_code(trained):
+    assert json.loads((trained / "exit.json").read_text()) == {"code": 0}
+    assert json.loads((trained / "config.json").read_text())["method"] == "simclr"
+    assert [record["step"] for record in records(trained)] == [1, 2, 3, 4, 5, 6]
+    assert all(-1 < record["bound"] <= record["ceiling"] for record in records(trained))
+    start = records(trained, "start")[0]
+    assert {"command", "versions", "hardware", "config"} <= set(start)
+    assert (trained / "checkpoints" / "latest").read_text().strip() == "step-00000006"
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(trained, beton, tmp_path):
+    script("train", "simclr", "--data", beton, "--out", tmp_path / "again", *TINY, "--steps", 6)
+    viewmill("train", "simclr", "--data", beton, "--out", tmp_path / "other", *TINY, "--steps", 6, "--seed", 1)
+    assert weights(tmp_path / "again") == weights(trained)
+    assert weights(tmp_path / "other") != weights(trained)
+
+
+@pytest.mark.parametrize("method", ["ir", "ring"])
+def test_bank_methods_train_and_keep_their_bank(method, beton, tmp_path):
+    extra = ("--inner", 0.05, "--outer", 0.5) if method == "ring" else ()
+    done = viewmill("train", method, "--data", beton, "--out", tmp_path / method, *TINY, "--steps", 5, *extra)
+    assert done.returncode == 0, done.stderr
+    bank = load_file(tmp_path / method / "checkpoints" / "step-00000005" / "bank-00000-of-00001.safetensors")["rows"]
+    assert bank.shape == (64, 8)
+    assert (bank.norm(dim=1) - 1).abs().max() < 1e-5
+    last = records(tmp_path / method)[-1]
+    if method == "ir":
+        assert last["bound_valid"] == pytest.approx(1)  # negatives from everywhere: a bound without a condition
+    else:
+        assert 0 <= last["bound_valid_strict"] <= last["bound_valid"] <= 1
+
+
+@pytest.mark.parametrize("method", ["simclr", "ir", "ring"])
+def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(method, beton, tmp_path):
+    common = ("train", method, "--data", beton, *TINY, "--steps", 9, "--checkpoint-every", 1)
+    viewmill(*common, "--out", tmp_path / "whole")
+    cut = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *map(str, common), "--out", str(tmp_path / "cut")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    latest = tmp_path / "cut" / "checkpoints" / "latest"
+    while not (latest.exists() and latest.read_text() >= "step-00000003"):
+        assert cut.poll() is None
+        time.sleep(0.01)
+    cut.kill()
+    cut.communicate()
+    done = viewmill(*common, "--out", tmp_path / "cut")
+    assert done.returncode == 0, done.stderr
+    assert "continuing" in done.stderr
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert [record["step"] for record in records(tmp_path / "cut")] == list(range(1, 10))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_ends_the_run_with_a_checkpoint(number, code, beton, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "run.py"), "train", "--data", str(beton), "--out", str(run), *TINY]
+    process = subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    while not ((run / "log.jsonl").exists() and records(run)):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert json.loads((run / "exit.json").read_text()) == {"code": code}
+    last = records(run)[-1]["step"]
+    assert (run / "checkpoints" / "latest").read_text().strip() == f"step-{last:08d}"
+
+
+def test_a_folder_is_trained_on_directly_and_converted_once(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = viewmill("train", "--data", photos, "--out", tmp_path / "a", *TINY, "--steps", 1)
+    second = viewmill("train", "--data", photos, "--out", tmp_path / "b", *TINY, "--steps", 1)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "converted" in first.stderr
+    assert "converted" not in second.stderr
+
+
+def test_evaluate_prints_the_floors_beside_the_encoder(trained, beton):
+    done = viewmill("evaluate", trained, "--train", beton, "--test", beton, "--k", 5, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert set(answer["accuracy"]) == {str(trained), "untrained encoder", "raw pixels"}
+    assert answer["accuracy"]["raw pixels"] >= 1 / 5  # its own nearest neighbour is itself
+    assert "k=5" in answer["protocol"]
+    table = viewmill("evaluate", trained, "--train", beton, "--test", beton).stdout
+    assert "untrained encoder" in table
+    assert "raw pixels" in table
+
+
+def test_doctor_names_the_engines():
+    done = viewmill("doctor")
+    assert done.returncode == 0
+    assert "ffcv" in done.stdout
+    assert "works" in done.stdout
+
+
+def damaged(beton: Path, path: Path, change) -> Path:
+    data = bytearray(beton.read_bytes())
+    path.write_bytes(change(data))
+    return path
+
+
+REFUSED = {
+    "missing data": (lambda b, t: ["train", "--data", t / "none", "--out", t / "r"], "does not exist"),
+    "no beton": (lambda b, t: ["train", "--data", ROOT / "run.py", "--out", t / "r"], "is no .beton"),
+    "truncated": (
+        lambda b, t: ["train", "--data", damaged(b, t / "x.beton", lambda d: d[: len(d) // 2]), "--out", t / "r"],
+        "truncated",
+    ),
+    "unfinished": (
+        lambda b, t: ["train", "--data", damaged(b, t / "x.beton", lambda d: d[:16] + bytes(8) + d[24:]), "--out", t / "r"],
+        "unfinished",
+    ),
+    "batch too large": (
+        lambda b, t: ["train", "--data", b, "--out", t / "r", "--batch", 65],
+        "larger than the data set of 64",
+    ),
+    "fp16 on a CPU": (lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--precision", "fp16"], "fp16 needs a GPU"),
+    "a ring for SimCLR": (lambda b, t: ["train", "--data", b, "--out", t / "r", "--inner", 0.1], "simclr has none"),
+    "an empty ring": (
+        lambda b, t: ["train", "ring", "--data", b, "--out", t / "r", *TINY, "--inner", 0.001, "--outer", 0.002],
+        "is empty",
+    ),
+    "an impossible ring": (lambda b, t: ["train", "ring", "--data", b, "--out", t / "r", "--inner", 0.5], "inner < outer"),
+    "no width": (lambda b, t: ["train", "--data", b, "--out", t / "r", "--width", 0], "width"),
+    "no steps": (lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--epochs", 0], "--epochs"),
+    "negative rate": (
+        lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--learning-rate", -1],
+        "--learning-rate",
+    ),
+    "out is a file": (lambda b, t: ["train", "--data", b, "--out", b, *TINY], "is a file"),
+    "no folder": (lambda b, t: ["convert", t / "none", t / "x.beton"], "does not exist"),
+    "empty folder": (lambda b, t: ["convert", t, t / "x.beton"], "holds no file"),
+    "output exists": (lambda b, t: ["convert", b.parent / "images", b], "--overwrite"),
+    "no run": (lambda b, t: ["evaluate", t, "--train", b, "--test", b], "no config.json"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_with_the_reason_and_exit_code_2(case, beton, tmp_path):
+    arguments, reason = REFUSED[case]
+    done = viewmill(*arguments(beton, tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_configuration_in_a_runs_folder_is_refused_naming_the_key(trained, beton):
+    before = weights(trained)
+    done = viewmill("train", "simclr", "--data", beton, "--out", trained, *TINY, "--steps", 6, "--temperature", 0.5)
+    assert done.returncode == 2
+    assert "temperature = None, this one has 0.5" in done.stderr
+    assert weights(trained) == before
+
+
+def test_a_finished_run_is_not_trained_again(trained, beton):
+    before = weights(trained)
+    done = viewmill("train", "simclr", "--data", beton, "--out", trained, *TINY, "--steps", 6)
+    assert done.returncode == 0
+    assert "complete already" in done.stderr
+    assert weights(trained) == before
+
+
+def test_an_unknown_flag_suggests_the_nearest(beton, tmp_path):
+    done = viewmill("train", "--data", beton, "--out", tmp_path / "r", "--learnin-rate", "0.1")
+    assert done.returncode == 2
+    assert "--learning-rate" in done.stderr + done.stdout
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said_so(beton, tmp_path):
+    common = ("train", "--data", beton, "--out", tmp_path / "run", *TINY, "--checkpoint-every", 2, "--steps", 4)
+    viewmill(*common)
+    newest = tmp_path / "run" / "checkpoints" / "step-00000004" / "model.safetensors"
+    expected = newest.read_bytes()
+    newest.write_bytes(expected[:-1] + bytes([expected[-1] ^ 1]))
+    done = viewmill(*common)
+    assert done.returncode == 0, done.stderr
+    assert "passed over" in done.stderr
+    assert newest.read_bytes() == expected
+
+
+def test_two_runs_cannot_share_a_folder(beton, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "run.py"), "train", "--data", str(beton), "--out", str(run), *TINY]
+    first = subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    while not ((run / "log.jsonl").exists() and records(run)):
+        assert first.poll() is None
+        time.sleep(0.02)
+    second = script(*command[2:], "--steps", "100000")
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "in use by another run" in second.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_see_the_batch_of_one(beton, tmp_path):
+    common = ["--data", str(beton), *TINY, "--steps", "4", "--precision", "no"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--main_process_port", "0"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [*launch, str(ROOT / "run.py"), "train", "ir", *common, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert records(tmp_path / "two", "start")[0]["processes"] == 2
+    assert [record["step"] for record in records(tmp_path / "two")] == [1, 2, 3, 4]
+    script("train", "ir", *common, "--out", tmp_path / "one")
+    # batch norm is local to a process, so only the first loss, before any update, is nearly equal
+    first = [records(tmp_path / name)[0] for name in ("one", "two")]
+    assert abs(first[0]["ceiling"] - first[1]["ceiling"]) < 1e-5
+
+
+def test_a_log_cut_in_mid_line_is_mended_and_never_repeats_a_step(tmp_path):
+    path = tmp_path / "log.jsonl"
+    lines = [json.dumps({"event": "step", "step": step}) for step in (1, 2, 3, 4)]
+    path.write_text("\n".join(lines) + '\n{"event": "step", "st')
+    with Log(path, resumed_step=2) as log:
+        log.write("step", step=3)
+    assert [record["step"] for record in records(tmp_path)] == [1, 2, 3]
