@@ -61,12 +61,14 @@ class Train:
     """Passes over the data."""
     steps: int = 0
     """Steps in all, instead of epochs; 0 to go by epochs."""
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """What turns gradients into steps; adamw wants a learning rate of about .002."""
     learning_rate: float = 0.12
     """Peak of the cosine schedule, at this batch size."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD, first beta of AdamW."""
     weight_decay: float = 5e-4
     """Weight decay, of matrices and filters only."""
     temperature: float | None = None

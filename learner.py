@@ -12,7 +12,7 @@ from .journal.log import versions
 from .models import checkpoint
 from .models.encoders import build as build_encoder
 from .models.heads import Contrastive
-from .models.optimise import sgd
+from .models.optimise import OPTIMISERS
 from .objectives.methods import Method
 from .objectives.objective import Memory, start_memory
 
@@ -30,7 +30,8 @@ class Learner(NamedTuple):
 def build(settings: Settings, method: Method, accelerator: Accelerator) -> Learner:
     """Model, optimiser and memory at step 0: a function of the configuration and its seed."""
     contrastive = contrastive_model(settings)
-    optimiser = sgd(contrastive, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
+    make = OPTIMISERS[settings["optimiser"]]
+    optimiser = make(contrastive, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
     model, optimiser = accelerator.prepare(contrastive, optimiser)
     rows, dimension = settings["rows"], settings["embedding"]
     memory = start_memory(method, rows=rows, dimension=dimension, seed=settings["seed"], device=accelerator.device)

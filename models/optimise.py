@@ -1,22 +1,32 @@
-"""The optimiser and its schedule; the schedule is a pure function of the step."""
+"""The optimisers and their schedule; the schedule is a pure function of the step."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 
-def sgd(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD without decay on one-dimensional parameters (biases, norm scales): decaying them only loses accuracy.
+def sgd(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    """SGD with momentum; the learning rate is set before each step by `set_learning_rate_`."""
+    return torch.optim.SGD(_groups(model, weight_decay), lr=0.0, momentum=momentum)
 
-    The learning rate is set before each step by `set_learning_rate_`.
-    """
+
+def adamw(model: nn.Module, *, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW, `momentum` being its first beta: where SGD sits on a plateau for its first hundreds of steps."""
+    return torch.optim.AdamW(_groups(model, weight_decay), lr=0.0, betas=(momentum, 0.999))
+
+
+OPTIMISERS = {"sgd": sgd, "adamw": adamw}
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """No decay on one-dimensional parameters (biases, norm scales): decaying them only loses accuracy."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
 
 
 def cosine(step: int, *, steps: int, warmup: int, peak: float) -> float:

@@ -19,7 +19,8 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import NamedTuple
 
-from .beton import MIN_PAGE_SIZE, ROW, Sample, open_beton, write_beton
+from .beton import MIN_PAGE_SIZE, ROW, Sample, open_beton
+from .beton_writer import write_beton
 from .sources import Listing, list_folder
 from .still import Rejected, encode
 

@@ -18,7 +18,8 @@ from .beton import JPEG, MAX_SIDE, Sample
 
 MAX_PIXELS = 100_000_000  # checked on the header, before decoding: a 420 kB PNG can hold 144 million
 ORIENTATION = 0x0112  # the EXIF tag
-SUFFIXES = frozenset(Image.registered_extensions())
+Image.init()
+FORMATS = sorted(set(Image.OPEN) - {"EPS", "WMF"})  # Pillow hands those two to other programs
 
 
 class Rejected(NamedTuple):
@@ -32,7 +33,8 @@ def encode(path: Path, label: int, *, quality: int) -> Sample | Rejected:
     """The sample of one image file. Never raises for what a file can hold: Pillow alone raises eight kinds of error."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow only warns of damaged metadata and truncated TIFFs
+            warnings.simplefilter("error")  # Pillow only warns of truncated TIFFs
+            warnings.filterwarnings("ignore", "Corrupt EXIF data")  # good pixels under bad metadata: ImageNet has some
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is the limit here
             return _encode(path, label, quality)
     except UnidentifiedImageError:  # its text holds a place in memory, another in every run
@@ -45,16 +47,25 @@ def _encode(path: Path, label: int, quality: int) -> Sample:
     data = path.read_bytes()
     if not data:
         raise ValueError("the file is empty")
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
             raise ValueError(f"{width}x{height} pixels; at most {MAX_PIXELS} and {MAX_SIDE} a side")
         image.load()
-        upright = image.getexif().get(ORIENTATION, 1) == 1
-        if image.format == "JPEG" and image.mode in ("RGB", "L") and upright:
+        upright = _orientation(image) == 1
+        # MPO is what many phones write: a JPEG stream, with more pictures behind it that no decoder looks at
+        if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and upright:
             _check_decodes(data, width, height)
             return Sample(JPEG, width, height, label, data)
-        return _reencode(to_rgb(ImageOps.exif_transpose(image)), label, quality)
+        return _reencode(to_rgb(image if upright else ImageOps.exif_transpose(image)), label, quality)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none or it cannot be read."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
 
 
 def _reencode(image: Image.Image, label: int, quality: int) -> Sample:

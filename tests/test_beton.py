@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from viewmill.pipeline import factors
-from viewmill.pipeline.beton import JPEG, MIN_PAGE_SIZE, RAW, InvalidBeton, Sample, open_beton, write_beton
+from viewmill.pipeline.beton import JPEG, MIN_PAGE_SIZE, RAW, InvalidBeton, Sample, open_beton
+from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.recipe import CentreCrop, Recipe, View
 
 # Where things stand in the file of `small`: a header of 24 bytes, 2 fields of 1041, 40 rows of 24, a page of samples.

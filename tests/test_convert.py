@@ -387,7 +387,7 @@ def test_the_rendered_factors_come_through_as_columns(folder, target):
 
 
 def test_names_that_are_no_unicode_are_converted_with_their_columns(photos, folder, target):
-    name = os.fsdecode(b"caf\xe9.jpg")
+    name = os.fsdecode(b"\xe9t\xe9.jpg")
     shutil.copy(photos / "cat" / "00.jpg", folder / name)
     (folder / os.fsdecode(b"b\xe4d.jpg")).write_bytes(b"no image")
     (folder / "metadata.csv").write_text("file_name,age\nother.jpg,3\n")
@@ -488,3 +488,13 @@ def test_a_beton_is_opened_as_it_is_and_a_missing_one_is_named(photo_beton, tmp_
     assert (opened.fingerprint, said) == (photo_beton.fingerprint, [])
     with pytest.raises(FileNotFoundError, match=f"{tmp_path / 'gone.beton'} does not exist"):
         open_data(tmp_path / "gone.beton", progress=lambda done, total: None, say=said.append)
+
+
+def test_a_good_photo_with_damaged_exif_keeps_its_bytes(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    picture = Image.fromarray(np.full((40, 60, 3), 90, np.uint8))
+    picture.save(folder / "a.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff\x00")
+    done = convert(folder, tmp_path / "out.beton", workers=1)
+    assert (done.rows, done.rejected) == (1, [])
+    assert (folder / "a.jpg").read_bytes() in (tmp_path / "out.beton").read_bytes()

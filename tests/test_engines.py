@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from viewmill.pipeline import decode_ffcv, engine, factors, kernels, native, plan
-from viewmill.pipeline.beton import JPEG, RAW, Sample, open_beton, write_beton
+from viewmill.pipeline.beton import JPEG, RAW, Sample, open_beton
+from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.recipe import CentreCrop, RandomCrop, Recipe, View, simclr
 
 ACCURATE_DCT, FAST_DCT = 4096, 2048  # TJFLAG_ACCURATEDCT and TJFLAG_FASTDCT of turbojpeg.h

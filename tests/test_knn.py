@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from viewmill.evaluation.knn import CHUNK, predict
 from viewmill.evaluation.report import class_task, column_task
-from viewmill.pipeline.beton import RAW, Sample, open_beton, write_beton
+from viewmill.pipeline.beton import RAW, Sample, open_beton
+from viewmill.pipeline.beton_writer import write_beton
 
 
 def scattered(count, dimension=6, *, seed, classes=3):

@@ -191,7 +191,10 @@ REFUSED = {
         lambda b, t: ["train", "--data", b, "--out", t / "r", "--batch", 65],
         "larger than the data set of 64",
     ),
-    "fp16 on a CPU": (lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--precision", "fp16"], "fp16 needs a GPU"),
+    "fp16 on a CPU": (
+        lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--precision", "fp16"],
+        "needs a GPU",
+    ),
     "a ring for SimCLR": (lambda b, t: ["train", "--data", b, "--out", t / "r", "--inner", 0.1], "simclr has none"),
     "an empty ring": (
         lambda b, t: ["train", "ring", "--data", b, "--out", t / "r", *TINY, "--inner", 0.001, "--outer", 0.002],
