@@ -62,9 +62,9 @@ class Train:
     steps: int = 0
     """Steps in all, instead of epochs; 0 to go by epochs."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    """What turns gradients into steps; adamw wants a learning rate of about .002."""
-    learning_rate: float = 0.12
-    """Peak of the cosine schedule, at this batch size."""
+    """What turns gradients into steps."""
+    learning_rate: float | None = None
+    """Peak of the cosine schedule, at this batch size; by default the method's own for SGD, .002 for AdamW."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
     momentum: float = 0.9
@@ -130,7 +130,6 @@ LIMITS = {
     "batch": (2, INFINITY),
     "epochs": (0, 2**32 - 1),
     "steps": (0, INFINITY),
-    "learning_rate": (0, INFINITY),
     "warmup": (0, 1),
     "momentum": (0, 1),
     "weight_decay": (0, INFINITY),
@@ -147,6 +146,8 @@ def method_of(config: Train) -> Method:
         if not low <= getattr(config, name) <= high:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} must lie in {low:g} to {high:g}, got {getattr(config, name)}")
+    if config.learning_rate is not None and config.learning_rate < 0:
+        raise ValueError(f"--learning-rate must be 0 or more, got {config.learning_rate}")
     if config.epochs < 1 and not config.steps:
         raise ValueError("--epochs must be at least 1, or --steps be given")
     method = METHODS[config.method]
@@ -162,3 +163,10 @@ def method_of(config: Train) -> Method:
     if config.temperature is not None:
         method = dataclasses.replace(method, bound=dataclasses.replace(method.bound, temperature=config.temperature))
     return method
+
+
+def peak_rate(config: Train, method: Method) -> float:
+    """The peak of the learning rate: what was asked for, or what suits the optimiser and the method."""
+    if config.learning_rate is not None:
+        return config.learning_rate
+    return method.learning_rate if config.optimiser == "sgd" else 0.002

@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from .commands import FREE, Command, Convert, Demo, Doctor, Evaluate, Train, method_of
+from .commands import FREE, Command, Convert, Demo, Doctor, Evaluate, Train, method_of, peak_rate
 from .journal.clock import Clock
 from .journal.dashboard import Progressed, counting, dashboard, duration, say, table
 from .journal.folder import Refused, locked, settle_config, write_json
@@ -185,6 +185,7 @@ def loop(
     from .models.optimise import cosine, set_learning_rate_
 
     first, steps, code, now = step, settings["steps"], 0, None
+    peak = peak_rate(config, method)
     every = config.checkpoint_every or min(len(loader), 1000)
     title = f"{config.method} on {config.data.name}, {loader.engine_name} engine, {accelerator.device.type}"
     learner.model.train()
@@ -195,7 +196,7 @@ def loop(
         source = stack.enter_context(closing(batches(loader, start=step, stop=steps)))
         clock = Clock(config.batch, len(loader), steps, first=step)
         for batch in clock.timed(source):
-            rate = cosine(step, steps=steps, warmup=round(config.warmup * steps), peak=config.learning_rate)
+            rate = cosine(step, steps=steps, warmup=round(config.warmup * steps), peak=peak)
             set_learning_rate_(learner.optimiser, rate)
             scalars = take_step(learner, method, batch, accelerator)
             step += 1

@@ -23,11 +23,16 @@ class Features(NamedTuple):
 
 
 class Pixels(nn.Module):
-    """The raw-pixel floor: an "encoder" that hands its image on."""
+    """The raw-pixel floor: an "encoder" that hands its image on, less the image's mean.
+
+    Their cosine is then the correlation of two images: on CIFAR-10 .410 by kNN (k=200, T=.1, 20,000 training images) against
+    .361 with the mean left in. A floor should be the best that pixels can do.
+    """
 
     def forward(self, image_B3SS: Tensor) -> Tensor:
         """[B, 3*S*S]."""
-        return image_B3SS.flatten(1)
+        pixels = image_B3SS.flatten(1)
+        return pixels - pixels.mean(dim=1, keepdim=True)
 
 
 @torch.no_grad()

@@ -112,12 +112,21 @@ def say(text: str) -> None:
 
 @contextmanager
 def counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields `progress(done, total)`: a bar with a rate and the time left on a terminal, one closing line elsewhere."""
+    """Yields `progress(done, total)`: a bar with a count and the time left on a terminal, from its first call on."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+
+    def progress(done: int, total: int) -> None:
+        if not bar.tasks:
+            bar.add_task(title)
+            bar.start()
+        bar.update(bar.tasks[0].id, completed=done, total=total)
+
+    try:
+        yield progress
+    finally:
+        bar.stop()
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,0 +1,68 @@
+"""What only a CUDA device can show. `make test-gpu` runs these alone; elsewhere they are skipped."""
+
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from viewmill.models.encoders import build
+from viewmill.models.heads import Contrastive
+from viewmill.models.optimise import set_learning_rate_, sgd
+from viewmill.objectives import objective
+from viewmill.objectives.methods import METHODS, Ring
+from viewmill.pipeline.loader import BetonLoader
+from viewmill.pipeline.recipe import RECIPES, Blur, Jitter, Recipe, View
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+RECIPE = Recipe((View(size=48, jitter=Jitter(0.4, 0.4, 0.4, 0.1), grey=0.2, blur=Blur(), solarise=0.3),) * 2)
+
+
+def loader(beton, recipe, device: str, **options):
+    return closing(BetonLoader(beton, recipe, batch=8, seed=0, device=torch.device(device), **options))
+
+
+def test_the_views_are_those_of_the_cpu(photo_beton):
+    with loader(photo_beton, RECIPE, "cuda") as ours, loader(photo_beton, RECIPE, "cpu") as reference:
+        for batch, expected in zip(ours.epoch(0), reference.epoch(0), strict=True):
+            assert batch.views[0].device.type == "cuda"
+            assert (batch.views[0].cpu() - expected.views[0]).abs().quantile(0.999) < 1e-3
+            assert torch.equal(batch.row_B.cpu(), expected.row_B)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
+    method, device = METHODS[name], torch.device("cuda")
+    if isinstance(method.region, Ring):
+        method = replace(method, region=Ring(0.1, 0.8))
+    model = Contrastive(build("resnet18", width=8, image_size=32), hidden=16, out=8).to(device)
+    optimiser = sgd(model, momentum=0.9, weight_decay=1e-4)
+    set_learning_rate_(optimiser, 0.01)
+    memory = objective.start_memory(method, rows=len(photo_beton), dimension=8, seed=0, device=device)
+    with loader(photo_beton, RECIPES[method.recipe](32), "cuda") as source:
+        for number, batch in enumerate(source.epoch(0)):
+            torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first step may allocate and tune
+            images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M)
+            with torch.autocast("cuda", dtype=dtype):
+                embedding = model(batch.views[0]).embedding_ND
+            loss, scalars = objective.loss(method, embedding, memory, images)
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            objective.write_(method, memory, embedding, images)
+        torch.cuda.set_sync_debug_mode("default")
+    assert np.isfinite(scalars["loss"].item())
+
+
+def test_memory_does_not_grow_from_epoch_to_epoch(photo_beton):
+    used = []
+    with loader(photo_beton, RECIPE, "cuda") as source:
+        for epoch in range(6):
+            for batch in source.epoch(epoch):
+                del batch
+            torch.cuda.synchronize()
+            used.append(torch.cuda.memory_allocated())
+    assert used[-1] <= used[1]
