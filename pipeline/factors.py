@@ -25,13 +25,13 @@ TEXTURES = ("solid", "stripes", "checker", "dots")
 # pixels say little about shape, yet a figure's outline (at most 1.25 units about its centre) always lies in the picture.
 RANGES = {
     "hue": (0.0, 1.0),
-    "chroma": (0.03, 0.15),
+    "chroma": (0.05, 0.25),
     "x": (0.30, 0.70),
     "y": (0.30, 0.70),
     "scale": (0.16, 0.24),
     "rotation": (-30.0, 30.0),
     "background_hue": (0.0, 1.0),
-    "background_chroma": (0.03, 0.15),
+    "background_chroma": (0.05, 0.25),
     "gradient_angle": (0.0, 360.0),
     "gradient": (0.0, 0.4),
 }
