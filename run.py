@@ -89,7 +89,7 @@ def train(config: Train) -> int:
     with refusing():
         method = method_of(config)
         beton = None if config.data.is_dir() else open_images(config.data)  # a bad file is refused before torch loads
-        if beton:
+        if beton is not None:
             steps_per_epoch(len(beton), config.batch)
 
     import torch
@@ -105,7 +105,7 @@ def train(config: Train) -> int:
             accelerator = Accelerator(mixed_precision=config.precision)
             if accelerator.is_main_process:
                 stack.enter_context(locked(config.out))
-        if not beton:
+        if beton is None:
             with accelerator.main_process_first():
                 beton = open_images(config.data)
         with refusing():

@@ -126,14 +126,21 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(method, be
     assert [record["step"] for record in records(tmp_path / "cut")] == list(range(1, 10))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_ends_the_run_with_a_checkpoint(number, code, beton, tmp_path):
-    run = tmp_path / "run"
-    command = [sys.executable, str(ROOT / "run.py"), "train", "--data", str(beton), "--out", str(run), *TINY]
-    process = subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+def endless(beton: Path, run: Path) -> tuple[list[str], subprocess.Popen]:
+    """A training that ends by no means of its own, past its first step, and the arguments that started it."""
+    arguments = ["train", "--data", str(beton), "--out", str(run), *TINY, "--steps", "100000"]
+    command = [sys.executable, str(ROOT / "run.py"), *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     while not ((run / "log.jsonl").exists() and records(run)):
         assert process.poll() is None
         time.sleep(0.02)
+    return arguments, process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_ends_the_run_with_a_checkpoint(number, code, beton, tmp_path):
+    run = tmp_path / "run"
+    _, process = endless(beton, run)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == code
@@ -259,13 +266,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(beton, tmp_path):
 
 
 def test_two_runs_cannot_share_a_folder(beton, tmp_path):
-    run = tmp_path / "run"
-    command = [sys.executable, str(ROOT / "run.py"), "train", "--data", str(beton), "--out", str(run), *TINY]
-    first = subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    while not ((run / "log.jsonl").exists() and records(run)):
-        assert first.poll() is None
-        time.sleep(0.02)
-    second = script(*command[2:], "--steps", "100000")
+    arguments, first = endless(beton, tmp_path / "run")
+    second = script(*arguments)
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=60)
     assert second.returncode == 2
