@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from .commands import Demo, Train
-from .evaluation.features import Pixels, extract
+from .evaluation.features import RAW_PIXELS, Pair, extract_pairs
 from .evaluation.report import Score, Task, class_task, column_task, knn_scores
 from .journal.dashboard import counting, duration, say, table
 from .journal.folder import Refused
-from .learner import Encoders, load_encoders
+from .learner import load_encoders
 from .pipeline import factors
 from .pipeline.beton import Beton, open_beton
 from .pipeline.convert import convert, read_columns, sidecars
@@ -47,8 +47,10 @@ def run_demo(config: Demo, *, train: Callable[[Train], int]) -> int:
     encoders = load_encoders(run)
     tasks = [class_task(train_set, test_set)._replace(name="shape"), *_nuisance_tasks(train_set, test_set)]
     models = {"trained": encoders.trained, "untrained": encoders.untrained}
-    scores = knn_scores(models, tasks, train_set, test_set, size=SIZE, device=CPU, k=NEIGHBOURS)
-    _neighbours(encoders, train_set, test_set).save(config.out / "neighbours.png")
+    pairs = extract_pairs(models, train_set, test_set, size=SIZE, device=CPU)
+    scores = knn_scores(pairs, tasks, size=SIZE, k=NEIGHBOURS)
+    shown = [pairs["trained"], pairs[RAW_PIXELS]]
+    _neighbours(shown, train_set, test_set).save(config.out / "neighbours.png")
     _show(tasks, scores)
     say(f"pictures: {config.out / 'views.png'}, {config.out / 'neighbours.png'}")
     say(f"done in {duration(time.perf_counter() - started)}; next: viewmill train --data YOUR_FOLDER --out runs/first")
@@ -102,13 +104,13 @@ def _show(tasks: list[Task], scores: dict[str, list[Score]]) -> None:
     table(scores["shape"][0].protocol, head, rows)
 
 
-def _neighbours(encoders: Encoders, train_set: Beton, test_set: Beton) -> Image.Image:
-    """One line per query: the query, its nearest by trained features, its nearest by raw pixels."""
+def _neighbours(pairs: list[Pair], train_set: Beton, test_set: Beton) -> Image.Image:
+    """One line per query: the query, and its six nearest training images by each of the `pairs` of features."""
     queries, nearest = torch.arange(8) * (TEST_IMAGES // 8) + torch.arange(8), []
-    for model in (encoders.trained, Pixels()):
-        known, asked = (extract(model, beton, size=SIZE, device=CPU).feature_NF for beton in (train_set, test_set))
-        known, asked = torch.nn.functional.normalize(known, dim=1), torch.nn.functional.normalize(asked[queries], dim=1)
-        nearest.append((asked @ known.T).topk(6, dim=1).indices)
+    for known, asked in pairs:
+        known_NF = torch.nn.functional.normalize(known.feature_NF, dim=1)
+        asked_QF = torch.nn.functional.normalize(asked.feature_NF[queries], dim=1)
+        nearest.append((asked_QF @ known_NF.T).topk(6, dim=1).indices)
     columns = [originals(test_set, queries.numpy(), size=SIZE)]
     columns += [originals(train_set, index.numpy(), size=SIZE) for found in nearest for index in found.T]
     return mosaic(columns, gaps_after=(0, 6), scale=2)

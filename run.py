@@ -290,6 +290,7 @@ def evaluate(config: Evaluate) -> int:
     """Print the kNN accuracy of a run's encoder beside its floors."""
     import torch
 
+    from .evaluation.features import extract_pairs
     from .evaluation.report import class_task, knn_scores
     from .learner import load_encoders
 
@@ -301,8 +302,8 @@ def evaluate(config: Evaluate) -> int:
             raise ValueError(f"--k must be at least 1 and --temperature above 0, got {config.k} and {config.temperature}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders = {str(config.run): trained.to(device), "untrained encoder": untrained.to(device)}
-    options = {"size": settings["size"], "device": device, "k": config.k, "temperature": config.temperature}
-    scores = knn_scores(encoders, [task], train_set, test_set, **options)[task.name]
+    pairs = extract_pairs(encoders, train_set, test_set, size=settings["size"], device=device)
+    scores = knn_scores(pairs, [task], size=settings["size"], k=config.k, temperature=config.temperature)[task.name]
     if config.json:
         results = {score.name: score.accuracy for score in scores}
         print(json.dumps({"protocol": scores[0].protocol, "accuracy": results}))  # noqa: T201 (the answer itself)

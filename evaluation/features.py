@@ -12,6 +12,7 @@ from ..pipeline.beton import Beton
 from ..pipeline.loader import every_row
 
 BATCH = 256
+RAW_PIXELS = "raw pixels"
 
 
 class Features(NamedTuple):
@@ -20,6 +21,13 @@ class Features(NamedTuple):
     feature_NF: Tensor
     label_N: Tensor
     row_N: Tensor
+
+
+class Pair(NamedTuple):
+    """One encoder's features of the images whose neighbours vote, and of those to be told."""
+
+    known: Features
+    asked: Features
 
 
 class Pixels(nn.Module):
@@ -46,3 +54,12 @@ def extract(encoder: nn.Module, beton: Beton, *, size: int, device: torch.device
         parts.append((encoder(batch.views[0]).float()[keep].cpu(), batch.label_B[keep].cpu(), batch.row_B[keep].cpu()))
     encoder.train(training)
     return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def extract_pairs(
+    encoders: dict[str, nn.Module], train: Beton, test: Beton, *, size: int, device: torch.device, engine_name: str = "auto"
+) -> dict[str, Pair]:
+    """Features of both files by each encoder and, as the last, by the raw-pixel floor, extracted once."""
+    options = {"size": size, "device": device, "engine_name": engine_name}
+    models = {**encoders, RAW_PIXELS: Pixels()}
+    return {name: Pair(*(extract(model, beton, **options) for beton in (train, test))) for name, model in models.items()}

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..pipeline.beton import Beton
-from .features import Features, Pixels, extract
+from .features import Features, Pair
 from .knn import predict
 
 
@@ -51,24 +51,13 @@ def column_task(name: str, train: Sequence[str], test: Sequence[str]) -> Task:
 
 
 def knn_scores(
-    encoders: dict[str, nn.Module],
-    tasks: Sequence[Task],
-    train: Beton,
-    test: Beton,
-    *,
-    size: int,
-    device: torch.device,
-    k: int = 200,
-    temperature: float = 0.1,
-    engine_name: str = "auto",
+    pairs: dict[str, Pair], tasks: Sequence[Task], *, size: int, k: int = 200, temperature: float = 0.1
 ) -> dict[str, list[Score]]:
-    """Per task, the accuracy of each encoder and of raw pixels. Features are extracted once and serve all tasks."""
+    """Per task, the accuracy of each encoder's features; `size` is what they were extracted at."""
     scores: dict[str, list[Score]] = {task.name: [] for task in tasks}
-    protocol = f"kNN k={min(k, len(train))} T={temperature:g}, {size} px, {len(train)} train, {len(test)} test"
-    for name, encoder in {**encoders, "raw pixels": Pixels()}.items():
-        known, asked = (
-            extract(encoder, beton, size=size, device=device, engine_name=engine_name) for beton in (train, test)
-        )
+    for name, (known, asked) in pairs.items():
+        counts = f"{len(known.row_N)} train, {len(asked.row_N)} test"
+        protocol = f"kNN k={min(k, len(known.row_N))} T={temperature:g}, {size} px, {counts}"
         for task in tasks:
             accuracy = _accuracy(known, asked, task, k=k, temperature=temperature)
             scores[task.name].append(Score(name, accuracy, protocol))
