@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,18 +21,93 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Convert a folder of images, flat or with one subfolder per class, to one .beton file."""
+    """Convert images to one .beton file: folders, lists (.csv, .tsv, .parquet), WebDataset .tar shards, .parquet and .arrow
+    files with images, CIFAR and STL .bin files; several become one."""
 
-    source: tyro.conf.Positional[Path]
-    """Folder of images."""
-    target: tyro.conf.Positional[Path]
-    """The .beton to write; its manifest and its quarantine list stand beside it."""
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE... OUT.beton")]
+    """What to convert, and the .beton to write; its manifest, table and quarantine list stand beside it."""
+    mode: Literal["jpg", "raw", "smart"] = "jpg"
+    """How images are stored: jpg keeps JPEG files as they are; raw stores pixels; smart stores small images as pixels."""
+    quality: int = 95
+    """JPEG quality of images that have to be encoded anew."""
+    side: int = 0
+    """Resize larger images to this shorter side, in pixels; 0 to leave them."""
+    max_resolution: int = 0
+    """Resize larger images to this longer side, in pixels; 0 to leave them."""
+    smart_bytes: int = 16_384
+    """With --mode smart, images whose pixels take at most so many bytes are stored as pixels."""
+    max_bad: float | None = None
+    """Give up when more images are unusable: a share below 1, a number from 1 on, 0 for none; by default never."""
+    path_column: str = ""
+    """Column of a list that holds the paths; by default path, file_name, image or the like."""
+    image_column: str = ""
+    """Column of a .parquet or .arrow file that holds the images; by default it is found."""
+    label_column: str = ""
+    """Column that holds the labels; by default label, class, target or the like."""
+    root: Path | None = None
+    """Folder below which a list's paths lie; by default the list's own."""
+    workers: int | None = None
+    """Processes that decode; by default one a core, 0 for none beside this one. The file is the same with any number."""
     overwrite: bool = False
     """Replace a target that exists."""
-    workers: int = 0
-    """Processes that decode; 0 for every usable core. The file is the same with any number."""
-    quality: int = 95
-    """JPEG quality of images that have to be encoded anew; JPEG files keep their bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Say what a .beton holds, and whether it is sound. Exit code 2 where it is not a sound .beton, 1 for damaged images."""
+
+    file: tyro.conf.Positional[Path]
+    """The .beton."""
+    verify: bool = False
+    """Compare its sha256 with the manifest's."""
+    deep: bool = False
+    """Decode every image."""
+    grid: Path | None = None
+    """Draw a sample of its images to this .png."""
+    json: bool = False
+    """Print one JSON object instead of the tables."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Write some rows of a .beton to another: chosen by one of --fraction, --labels and --rows."""
+
+    source: tyro.conf.Positional[Path]
+    """The .beton to take from."""
+    target: tyro.conf.Positional[Path]
+    """The .beton to write."""
+    fraction: float | None = None
+    """Share of the rows of every class, drawn at random."""
+    labels: tuple[str, ...] = ()
+    """Classes, by name or by number."""
+    rows: Path | None = None
+    """Text file of row numbers or file names, one a line; the target keeps its order."""
+    seed: int = 0
+    """Seed of the draw."""
+    overwrite: bool = False
+    """Replace a target that exists."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Write the chosen rows of a .beton to one file and all others to a second."""
+
+    source: tyro.conf.Positional[Path]
+    """The .beton to split."""
+    target: tyro.conf.Positional[Path]
+    """The .beton for the chosen rows."""
+    rest: tyro.conf.Positional[Path]
+    """The .beton for all others."""
+    fraction: float | None = None
+    """Share of the rows of every class, drawn at random."""
+    labels: tuple[str, ...] = ()
+    """Classes, by name or by number."""
+    rows: Path | None = None
+    """Text file of row numbers or file names, one a line."""
+    seed: int = 0
+    """Seed of the draw."""
+    overwrite: bool = False
+    """Replace targets that exist."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +115,7 @@ class Train:
     """Pretrain an encoder without labels; the same command again continues where the run stopped."""
 
     data: Path
-    """A .beton, or a folder of images, which is converted once and cached."""
+    """A .beton, or images as `convert` takes them (a folder, say), which are converted once and cached."""
     out: Path
     """Folder of the run."""
     method: tyro.conf.Positional[Literal["simclr", "ir", "ring"]] = "simclr"
@@ -116,7 +191,7 @@ class Doctor:
     """Say which engines work here, why the others do not, and which command mends it."""
 
 
-Command = Demo | Convert | Train | Evaluate | Doctor
+Command = Demo | Convert | Inspect | Subset | Split | Train | Evaluate | Doctor
 # What may change between two starts of one run without making it another run. The data is checked by its fingerprint, the
 # engine by its resolved name.
 FREE = ("data", "out", "threads", "checkpoint_every", "log_every", "engine")

@@ -1,7 +1,9 @@
 """viewmill: from folders of images to representations.
 
     viewmill                                             the demo: render, convert, train, evaluate, draw
-    viewmill convert PHOTOS photos.beton                 a folder of images -> one .beton
+    viewmill convert PHOTOS photos.beton                 images of any kind -> one .beton
+    viewmill inspect photos.beton --deep --grid a.png    what it holds, whether it is sound, a picture
+    viewmill subset photos.beton few.beton --fraction .1 some of its rows; `split` writes the others too
     viewmill train simclr --data photos.beton --out RUN  pretrain; the same command again continues
     viewmill evaluate RUN --train a.beton --test b.beton kNN of the frozen features, beside its floors
     viewmill doctor                                      what works on this machine
@@ -48,15 +50,17 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from .commands import FREE, Command, Convert, Demo, Doctor, Evaluate, Train, method_of, peak_rate
+from .commands import FREE, Command, Convert, Demo, Doctor, Evaluate, Inspect, Split, Subset, Train, method_of, peak_rate
+from .datasets import convert, inspect, open_images, refusing, split, subset
 from .journal.clock import Clock
-from .journal.dashboard import Progressed, counting, dashboard, duration, say, table
+from .journal.dashboard import Progressed, dashboard, duration, say, table
 from .journal.folder import Refused, locked, settle_config, write_json
 from .journal.log import Log, versions
 from .journal.signals import deferred
 from .objectives.methods import Method, candidate_count
 from .pipeline.order import steps_per_epoch
 from .pipeline.recipe import RECIPES
+from .pipeline.sources.opened import is_source
 
 if TYPE_CHECKING:
     import torch
@@ -67,28 +71,12 @@ if TYPE_CHECKING:
     from .pipeline.loader import BetonLoader, ViewBatch
 
 
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Around what reads a user's input: its ValueErrors and OSErrors are refusals (exit code 2), not failures."""
-    try:
-        yield
-    except (ValueError, OSError, RuntimeError) as error:
-        raise Refused(str(error)) from error
-
-
-def open_images(path: Path) -> Beton:
-    """A .beton, or a folder converted once and cached."""
-    from .pipeline.cache import open_data
-
-    with refusing(), counting(f"converting {path}") as progress:
-        return open_data(path, progress=progress, say=say)
-
-
 def train(config: Train) -> int:
     """Train, or continue; returns the exit code, which also stands in RUN/exit.json."""
     with refusing():
         method = method_of(config)
-        beton = None if config.data.is_dir() else open_images(config.data)  # a bad file is refused before torch loads
+        # a bad file is refused before torch loads
+        beton = None if is_source(config.data) else open_images(config.data)
         if beton is not None:
             steps_per_epoch(len(beton), config.batch)
 
@@ -312,39 +300,6 @@ def evaluate(config: Evaluate) -> int:
     return 0
 
 
-def convert(config: Convert) -> int:
-    """Convert, and print what became of the files."""
-    from .pipeline.convert import convert as convert_folder
-    from .pipeline.convert import sidecars
-
-    if not 1 <= config.quality <= 100 or config.workers < 0:
-        raise Refused(
-            f"--quality must lie in 1 to 100 and --workers be 0 or more, got {config.quality} and {config.workers}"
-        )
-    with refusing(), counting(f"converting {config.source}") as progress:
-        done = convert_folder(
-            config.source,
-            config.target,
-            overwrite=config.overwrite,
-            workers=config.workers,
-            quality=config.quality,
-            progress=progress,
-        )
-    rows = [
-        ("images", f"{done.rows:,}"),
-        ("classes", f"{len(done.classes)}"),
-        ("size", f"{done.size_bytes / 2**20:,.1f} MiB"),
-        ("time", f"{done.seconds:.1f} s, {done.rows / done.seconds:,.0f} images/s"),
-        ("quarantined", f"{len(done.rejected)}"),
-    ]
-    table(str(done.target), ("", ""), rows)
-    for item in done.rejected[:5]:
-        say(f"quarantined {item.path}: {item.reason}")
-    if done.rejected:
-        say(f"all {len(done.rejected)} with their reasons: {sidecars(done.target)['quarantine']}")
-    return 0
-
-
 def doctor(config: Doctor) -> int:
     """Print engines, devices and versions; exit code 1 where no engine works."""
     import torch
@@ -371,6 +326,9 @@ def demo(config: Demo) -> int:
 COMMANDS: dict[type, Callable[[Any], int]] = {
     Demo: demo,
     Convert: convert,
+    Inspect: inspect,
+    Subset: subset,
+    Split: split,
     Train: train,
     Evaluate: evaluate,
     Doctor: doctor,

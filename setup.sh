@@ -5,15 +5,15 @@
 #   ./setup.sh            system packages, virtual environment, pinned packages, viewmill itself (editable)
 #   ./setup.sh packages   the same without viewmill itself: the first stage of the Dockerfile
 #
-#   PYTHON=python3.12          the interpreter; otherwise the first that works, the one tested most before the others
-#   VENV=.venv                 where the virtual environment goes
-#   EXTRAS=dev,dali-cuda13     the extras of pyproject.toml
+#   PYTHON=python3.12                 the interpreter; otherwise the first that works, the one tested most before the others
+#   VENV=.venv                        where the virtual environment goes
+#   EXTRAS=dev,dali-cuda13,parquet    the extras of pyproject.toml
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 upto=${1:-viewmill}
 venv=$(realpath -m "${VENV:-.venv}")
-extras=${EXTRAS-dev,dali-cuda13}
+extras=${EXTRAS-dev,dali-cuda13,parquet}
 log=.make/setup.log
 stamp=.make/installed
 

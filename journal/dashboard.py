@@ -9,9 +9,18 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_INTERVAL_S = 10.0
 HISTORY = 48
@@ -114,10 +123,17 @@ def say(text: str) -> None:
 def counting(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yields `progress(done, total)`: a bar with a count and the time left on a terminal, from its first call on."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    rate = _Rate()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
 
+    last = 0.0
+
     def progress(done: int, total: int) -> None:
+        nonlocal last
+        if done < total and time.monotonic() - last < 0.1:  # an update takes 30 us, more than many an image
+            return
+        last = time.monotonic()
         if not bar.tasks:
             bar.add_task(title)
             bar.start()
@@ -127,6 +143,24 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
         yield progress
     finally:
         bar.stop()
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """How many a second."""
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
+def bars(title: str, bins: Sequence[tuple[str, int]], *, limit: int = 20) -> None:
+    """Print a histogram to standard output; of more than `limit` lines the first ones."""
+    most = max(count for _, count in bins)
+    shown = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    for name, count in bins[:limit]:
+        shown.add_row(name, f"{count:,}", "█" * max(1, round(40 * count / most)) if count else "")
+    if len(bins) > limit:
+        shown.add_row(f"and {len(bins) - limit} more", f"{sum(count for _, count in bins[limit:]):,}", "")
+    shown.columns[1].justify = "right"
+    Console().print(shown)
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

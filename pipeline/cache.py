@@ -1,34 +1,45 @@
-"""A folder as a data set: converted once, kept in the user's cache, found again while the folder stays as it was."""
+"""Images that are no .beton as a data set: converted once, kept in the user's cache, found again while unchanged."""
 
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .beton import Beton, open_beton
-from .convert import convert, sidecars
-from .sources import TABLE, list_folder
+from .beton import Beton
+from .convert import convert
+from .manifest import cache_folder, open_trusted, sidecars
+from .sources.candidate import Candidate, Span
+from .sources.folder import TABLE
+from .sources.opened import is_source, items_of, open_sources
+from .threads import usable_cores
 
 
-def cached_path(folder: Path) -> Path:
-    """Where the .beton of `folder` stands or would stand: named by the place, size and time of every file in it."""
-    digest = hashlib.sha256(os.fsencode(folder.resolve()))
-    table = [folder / TABLE] if (folder / TABLE).is_file() else []
-    for path in list_folder(folder).files + table:
-        status = path.stat()
-        digest.update(os.fsencode(path.relative_to(folder)) + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root, "viewmill", f"{folder.resolve().name}-{digest.hexdigest()[:16]}.beton")
+def cached_path(source: Path) -> Path:
+    """Where the .beton of `source` stands or would stand: named by the place, size and time of every file in it."""
+    digest = hashlib.sha256(os.fsencode(source.resolve()))
+    sources = open_sources([source])
+
+    def note(path: str | Path) -> None:
+        status = os.stat(path)
+        digest.update(os.fsencode(path) + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+
+    for path in [part.path for part in sources] + [source / TABLE]:
+        if path.is_file():
+            note(path)
+    for item in items_of(sources):
+        if isinstance(item, Candidate) and isinstance(item.place, Span):
+            note(item.place.path)
+    return cache_folder() / f"{source.resolve().name}-{digest.hexdigest()[:16]}.beton"
 
 
 def open_data(path: Path, *, progress: Callable[[int, int], None], say: Callable[[str], None]) -> Beton:
-    """The .beton at `path`, or that of the folder at `path`, converted now if it was not before."""
-    if not path.is_dir():
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: name a .beton file or a folder of images")
-        return open_beton(path)
+    """The .beton at `path`, or that of the images at `path`, converted now if they were not before."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: name a .beton file or images")
+    if not is_source(path):
+        return open_trusted(path, progress=progress)
     target = cached_path(path)
     if not (target.exists() and sidecars(target)["manifest"].exists()):
-        done = convert(path, target, overwrite=True, progress=progress)
-        say(f"converted {path} once: {done.rows} images, {len(done.rejected)} quarantined, in {target}")
-    return open_beton(target)
+        done = convert([path], target, overwrite=True, workers=usable_cores(), progress=progress)
+        say(f"converted {path} once: {done.rows} images, {done.rejected} quarantined, in {target}")
+    return open_trusted(target, progress=progress)

@@ -1,31 +1,37 @@
 """Sources -> .beton + manifest: strict, in row order, the same bytes from any number of workers.
 
-Workers decode and encode; this process alone writes, in the order of the listing. What cannot become a sample goes to
-OUT.quarantine.jsonl with its reason, and the conversion goes on. OUT.beton appears complete or not at all; the manifest
-OUT.beton.json says what it holds and where it came from.
+Workers fetch, decode and encode; this process alone writes, in the order of the listing. What cannot become a row goes to
+OUT.beton.quarantine.jsonl with its reason, and the conversion goes on. OUT.beton appears complete or not at all.
 """
 
 import csv
 import json
-import multiprocessing
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
-from hashlib import file_digest
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TextIO
 
-from .beton import MIN_PAGE_SIZE, ROW, Sample, open_beton
+from .beton import ALLOCATION, MIN_PAGE_SIZE, ROW, Sample
 from .beton_writer import write_beton
-from .sources import Listing, list_folder
-from .still import Rejected, encode
+from .manifest import partial, remove_sidecars, settle, sidecars, write_manifest
+from .sources.candidate import Candidate, Rejected
+from .sources.opened import Reading, items_of, open_sources
+from .still import Encoded, Encoding, encode
+from .survey import Survey, survey
+from .workers import Outcome, encoded, warm_up
 
-CHUNK = 64  # files a task: at 32 px a file takes 0.3 ms, so the exchange between processes stays under 2 %
-IN_FLIGHT = 4  # tasks a worker may be ahead of the writer: bounds memory to CHUNK x IN_FLIGHT encoded images each
+
+class Estimate(NamedTuple):
+    """What a conversion will probably take, from encoding some images that are spread over the sources."""
+
+    images: int
+    classes: int
+    size_bytes: int
+    seconds: float
+    target: Path
 
 
 class Converted(NamedTuple):
@@ -33,162 +39,203 @@ class Converted(NamedTuple):
 
     target: Path
     rows: int
-    rejected: list[Rejected]
+    rejected: int
+    first_rejected: list[Rejected]
     classes: list[str]
     size_bytes: int
     seconds: float
 
 
-def sidecars(target: Path) -> dict[str, Path]:
-    """The files that stand beside a .beton."""
-    return {
-        "manifest": target.with_name(target.name + ".json"),
-        "quarantine": target.with_name(target.name + ".quarantine.jsonl"),
-        "columns": target.with_name(target.name + ".columns.csv"),
-    }
+def _ignore(*_: Any) -> None:
+    pass
 
 
 def convert(
-    source: Path,
+    paths: Sequence[Path],
     target: Path,
     *,
+    encoding: Encoding = Encoding(),  # noqa: B008 (frozen)
+    reading: Reading = Reading(),  # noqa: B008
     overwrite: bool = False,
     workers: int = 0,
-    quality: int = 95,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    max_bad: float | None = None,
+    announce: Callable[[Estimate], None] = _ignore,
+    progress: Callable[[int, int], None] = _ignore,
 ) -> Converted:
-    """Convert the image folder `source` to `target`; `workers` 0 means one per usable core.
+    """Convert the sources `paths`, as one, to `target`.
 
-    `progress(done, total)` is called as files are finished. Raises ValueError for a source without a usable image,
-    FileExistsError for a target that stands already, OSError where the disk is too small or fails.
+    Args:
+        workers: processes that decode; 0 for this one alone, which spawns nothing but dies with an image that kills it.
+        max_bad: how many unusable images are borne: a share below 1, a number from 1 on; None for any.
+        announce: called once, before anything is written.
+        progress: called as `progress(done, total)` as images are finished.
+
+    Raises ValueError for sources without a usable image or with too many unusable ones, FileExistsError for a target that
+    stands already, OSError where the disk is too small or fails.
     """
     started = time.perf_counter()
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists: add --overwrite to replace it, or choose another name")
-    listing = list_folder(source)
-    _check_space(listing, target)
-    rejected, kept = list(listing.rejected), []
-    with closing(_encoded(listing, workers or len(os.sched_getaffinity(0)), quality)) as outcomes:
-        samples = _sieve(outcomes, len(listing.files), rejected, kept, progress)
-        first = next(samples, None)
-        if first is None:
-            raise ValueError(f"{source}: not one of {len(listing.files)} files is a usable image: {rejected[0].reason}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in sidecars(target).values():
-            stale.unlink(missing_ok=True)
-        rows = write_beton(target, _chain(first, samples), capacity=len(listing.files))
-    _write_quarantine(sidecars(target)["quarantine"], rejected)
-    _write_columns(sidecars(target)["columns"], listing, kept)
-    _write_manifest(target, listing, rows, rejected, quality)
+    if workers:
+        warm_up()
+    sources = open_sources(paths, reading)
+    found = survey(sources)
+    estimate = _estimate(found, encoding, workers, target)
+    _check_space(estimate)
+    announce(estimate)
+    with (
+        _folder_of(target),
+        closing(encoded(items_of(sources), encoding, workers=workers)) as outcomes,
+        ExitStack() as stack,
+    ):
+        sieve = _Sieve(found, target, max_bad, progress, stack)
+
+        def seal() -> None:
+            sieve.close()
+            names = [str(path) if len(paths) > 1 else path.name for path in paths]
+            write_manifest(target, _facts(found, names, encoding, sieve.rejected), beton=partial(target))
+            remove_sidecars(target)
+
+        rows = write_beton(target, sieve.samples(outcomes), capacity=found.images, before_commit=seal)
+        settle(target)
     seconds = time.perf_counter() - started
-    return Converted(target, rows, rejected, listing.classes, target.stat().st_size, seconds)
+    size = target.stat().st_size
+    return Converted(target, rows, sieve.rejected, sieve.first_rejected, found.classes, size, seconds)
 
 
-def _chain(first: Sample, rest: Iterator[Sample]) -> Iterator[Sample]:
-    yield first
-    yield from rest
+@contextmanager
+def _folder_of(target: Path) -> Iterator[None]:
+    """Make the folder of `target`; where the conversion fails, folders made for it go again."""
+    missing = [parent for parent in target.absolute().parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            try:
+                folder.rmdir()
+            except OSError:  # somebody else's file stands in it
+                break
+        raise
 
 
-def _check_space(listing: Listing, target: Path) -> None:
-    folder = next(parent for parent in target.absolute().parents if parent.exists())
+def _facts(found: Survey, names: list[str], encoding: Encoding, rejected: int) -> dict[str, Any]:
+    return {
+        "sources": names,
+        "source_fingerprint": found.fingerprint,
+        "rejected": rejected,
+        "classes": found.classes,
+        "columns": found.columns,
+        "settings": encoding._asdict(),
+        "versions": {name: _version(name) for name in ("viewmill", "pillow", "numpy", "ffcv")},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _estimate(found: Survey, encoding: Encoding, workers: int, target: Path) -> Estimate:
+    started = time.perf_counter()
+    results = [encode(candidate, encoding) for candidate in found.spread]
+    each = (time.perf_counter() - started) / len(results)
+    stored = [
+        candidate.size if result.data is None else len(result.data)
+        for candidate, result in zip(found.spread, results, strict=True)
+        if isinstance(result, Encoded)
+    ]
+    size = sum(stored) // max(1, len(stored)) * found.images + MIN_PAGE_SIZE
+    size += found.images * (ROW.itemsize + ALLOCATION.itemsize)
+    classes = len(found.classes) or len(found.number.keys() - {None})
+    return Estimate(found.images, classes, size, each * found.images / max(1, workers), target)
+
+
+def _check_space(estimate: Estimate) -> None:
+    folder = next(parent for parent in estimate.target.absolute().parents if parent.exists())
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
-    need = sum(path.stat().st_size for path in listing.files) + len(listing.files) * ROW.itemsize * 2 + MIN_PAGE_SIZE
-    if need > free:
-        raise OSError(f"{folder} has {free} bytes free; the {len(listing.files)} files need about {need}: make room first")
+    if estimate.size_bytes > free:
+        need = f"the {estimate.images} images need about {estimate.size_bytes}"
+        raise OSError(f"{folder} has {free} bytes free; {need}: make room first")
 
 
-def _encode_chunk(paths: list[Path], labels: list[int], quality: int) -> list[Sample | Rejected]:
-    return [encode(path, label, quality=quality) for path, label in zip(paths, labels, strict=True)]
+class _Sieve:
+    """Passes the samples on, and writes down what each row was and why others did not become one."""
+
+    SHOWN = 5
+
+    def __init__(
+        self,
+        found: Survey,
+        target: Path,
+        max_bad: float | None,
+        progress: Callable[[int, int], None],
+        stack: ExitStack,
+    ) -> None:
+        self._found, self._target, self._progress, self._stack = found, target, progress, stack
+        self._limit = max_bad if max_bad is None or max_bad >= 1 else int(max_bad * found.images)
+        self._files: dict[str, TextIO] = {}
+        self.rejected, self.first_rejected = 0, list[Rejected]()
+
+    def samples(self, outcomes: Iterator[Outcome]) -> Iterator[Sample]:
+        """The samples among `outcomes`; raises ValueError where none is left, or more are unusable than are borne."""
+        for path in sidecars(self._target).values():
+            partial(path).unlink(missing_ok=True)  # what a killed conversion left
+        columns = csv.writer(self._open("columns"))
+        columns.writerow(["row", "file_name", *self._found.columns])
+        row, count = 0, self._found.images
+        for outcome in outcomes:
+            if isinstance(outcome, Rejected):
+                self._reject(outcome)
+            elif (data := _bytes_of(*outcome)) is None:
+                self._reject(Rejected(outcome[0].path, "the file changed while it was being converted"))
+            else:
+                candidate, result = outcome
+                columns.writerow([row, candidate.name, *candidate.facts])
+                row += 1
+                yield Sample(result.mode, result.width, result.height, self._found.number[candidate.label], data)
+            self._progress(min(row + self.rejected, count), count)
+        if not row:
+            path, reason = self.first_rejected[0]
+            raise ValueError(f"not one of {count} files is a usable image: the first, {path}: {reason}")
+
+    def _open(self, sidecar: str) -> TextIO:
+        path = partial(sidecars(self._target)[sidecar])
+        # newline: csv and json lines end their own lines; errors: a metadata.csv may hold what is no UTF-8
+        opened = open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 (the stack closes it)
+        file = self._stack.enter_context(opened)
+        self._stack.callback(path.unlink, missing_ok=True)
+        self._files[sidecar] = file
+        return file
+
+    def _reject(self, item: Rejected) -> None:
+        self.rejected += 1
+        if self.rejected <= self.SHOWN:
+            self.first_rejected.append(item)
+        file = self._files.get("quarantine") or self._open("quarantine")
+        file.write(json.dumps(item._asdict()) + "\n")
+        if self._limit is not None and self.rejected > self._limit:
+            shown = "; ".join(f"{path}: {reason}" for path, reason in self.first_rejected)
+            raise ValueError(
+                f"{self.rejected} of {self._found.images} files are unusable, more than --max-bad bears: {shown}"
+            )
+
+    def close(self) -> None:
+        """Bring what was written down to the disk."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
 
 
-def _encoded(listing: Listing, workers: int, quality: int) -> Generator[Sample | Rejected]:
-    """What became of each file, in the order of the listing."""
-    chunks = [
-        (listing.files[start : start + CHUNK], listing.labels[start : start + CHUNK], quality)
-        for start in range(0, len(listing.files), CHUNK)
-    ]
-    if workers == 1 or len(chunks) == 1:
-        for chunk in chunks:
-            yield from _encode_chunk(*chunk)
-        return
-    # spawn, not fork: `train FOLDER` converts inside a process that already runs torch's threads
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), multiprocessing.get_context("spawn"))
-    pending: deque[Future[list[Sample | Rejected]]] = deque()
+def _bytes_of(candidate: Candidate, result: Encoded) -> bytes | None:
+    """What the row holds; None where it is the candidate's own bytes and these are no longer those that were checked."""
+    if result.data is not None:
+        return result.data
     try:
-        for chunk in chunks:
-            pending.append(pool.submit(_encode_chunk, *chunk))
-            if len(pending) > workers * IN_FLIGHT:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise RuntimeError("a conversion worker was killed (out of memory?): try again with --workers 1") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _sieve(
-    outcomes: Iterator[Sample | Rejected],
-    total: int,
-    rejected: list[Rejected],
-    kept: list[int],
-    progress: Callable[[int, int], None],
-) -> Iterator[Sample]:
-    """Pass the samples on; note the rejected, and of each sample which file of the listing it was."""
-    for position, outcome in enumerate(outcomes):
-        progress(position + 1, total)
-        if isinstance(outcome, Rejected):
-            rejected.append(outcome)
-        else:
-            kept.append(position)
-            yield outcome
-
-
-def _write_quarantine(path: Path, rejected: list[Rejected]) -> None:
-    if rejected:
-        lines = [json.dumps({"path": item.path, "reason": item.reason}) for item in rejected]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _write_columns(path: Path, listing: Listing, kept: list[int]) -> None:
-    """One line per row of the .beton, in row order: the source's metadata.csv, brought into that order."""
-    if not listing.columns:
-        return
-    names = [listing.files[position].relative_to(listing.root).as_posix() for position in kept]
-    columns = list(next(iter(listing.columns.values())))
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, ["row", "file_name", *columns], restval="")
-        writer.writeheader()
-        for row, name in enumerate(names):
-            writer.writerow({"row": row, "file_name": name, **listing.columns.get(name, {})})
-
-
-def _write_manifest(target: Path, listing: Listing, rows: int, rejected: list[Rejected], quality: int) -> None:
-    with open(target, "rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
-    manifest = {
-        "format": 1,
-        "source": listing.root.name,
-        "rows": rows,
-        "rejected": len(rejected),
-        "classes": listing.classes,
-        "size_bytes": target.stat().st_size,
-        "sha256": digest,
-        "fingerprint": open_beton(target).fingerprint,
-        "settings": {"quality": quality},
-    }
-    path = sidecars(target)["manifest"]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def read_columns(target: Path) -> dict[str, list[str]]:
-    """The sidecar table of a .beton: column name -> one text per row; empty where there is none."""
-    path = sidecars(target)["columns"]
-    if not path.is_file():
-        return {}
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+        content, stamp = candidate.place.fetch()
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, bytes) and stamp == result.stamp else None

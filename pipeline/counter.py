@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-VIEWS, ORDER, CANDIDATES = 0, 1, 2  # purposes: what keeps streams apart
+VIEWS, ORDER, CANDIDATES, SUBSET = 0, 1, 2, 3  # purposes: what keeps streams apart
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85

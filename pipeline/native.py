@@ -8,6 +8,7 @@ import ctypes
 import importlib.util
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 
 class EngineUnavailable(RuntimeError):
@@ -32,6 +33,11 @@ def library() -> ctypes.CDLL:
     size, count, flag = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_bool
     loaded.imdecode.argtypes = [ctypes.c_char_p, count, size, size, ctypes.c_void_p, *[size] * 6, flag, flag]
     loaded.imdecode.restype = ctypes.c_int
+    # Of libjpeg-turbo, which FFCV's library is linked to: found through it.
+    loaded.tjInitDecompress.restype = ctypes.c_void_p
+    loaded.tjDecompressHeader3.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ulong, *[ctypes.c_void_p] * 4]
+    loaded.tjDestroy.argtypes = [ctypes.c_void_p]
+    loaded.tjDecompressHeader3.restype = ctypes.c_int
     return loaded
 
 
@@ -39,3 +45,27 @@ def decodes(data: bytes, *, height: int, width: int) -> bool:
     """Whether FFCV's decoder reads the whole JPEG stream `data` without an error or a warning."""
     pixels = ctypes.create_string_buffer(height * width * 3)
     return library().imdecode(data, len(data), height, width, pixels, height, width, 0, 0, 1, 1, False, False) == 0
+
+
+class Frame(NamedTuple):
+    """What a JPEG stream says of itself."""
+
+    width: int
+    height: int
+    cmyk: bool
+
+
+def jpeg_frame(data: bytes) -> Frame | None:
+    """What the header of the JPEG stream `data` says; None where it cannot be read, or this library is not here."""
+    try:
+        loaded = library()
+    except EngineUnavailable:
+        return None
+    handle = loaded.tjInitDecompress()  # a new one each time, 1 us: a failed header leaves one that fails ever after
+    width, height, sampling, colours = (ctypes.c_int() for _ in range(4))
+    places = [ctypes.byref(value) for value in (width, height, sampling, colours)]
+    try:
+        readable = loaded.tjDecompressHeader3(handle, data, len(data), *places) == 0
+    finally:
+        loaded.tjDestroy(handle)
+    return Frame(width.value, height.value, colours.value in (3, 4)) if readable else None  # 3, 4: TJCS_CMYK, TJCS_YCCK

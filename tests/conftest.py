@@ -29,7 +29,7 @@ def photos(tmp_path_factory):
 def photo_beton(photos, tmp_path_factory):
     """The folder `photos`, converted and opened."""
     target = tmp_path_factory.mktemp("converted") / "photos.beton"
-    convert(photos, target, workers=1)
+    convert([photos], target, workers=0)
     return open_beton(target)
 
 

@@ -199,8 +199,8 @@ def test_a_file_by_ffcv_is_read_with_its_labels_and_pixels(folder, mill):
         ("row 0 is an empty image", ROWS + 3, struct.pack("<H", 0)),
         ("row 1 is a raw image of the wrong size", ROWS + 24 + 1, struct.pack("<H", 49)),
         ("row 0 is an image that its allocation table does not list", ROWS + 5, struct.pack("<Q", MIN_PAGE_SIZE + 1)),
-        ("images that its allocation table does not list", ROWS + 5, struct.pack("<Q", 2**63)),
-        ("row 0 is an image listed under another sample", TABLE, struct.pack("<Q", 7)),
+        ("row 0 is an image that its allocation table does not list", ROWS + 5, struct.pack("<Q", 2**63)),
+        ("row 0 is an image that its allocation table does not list under that row", TABLE, struct.pack("<Q", 7)),
         ("row 0 is an image that its allocation table does not list", TABLE + 8, struct.pack("<Q", 0)),
         ("row 0 is an empty image", TABLE + 16, struct.pack("<Q", 0)),
         ("row 0 is an image outside its data pages", TABLE + 16, struct.pack("<Q", TABLE)),
@@ -221,7 +221,7 @@ def test_an_image_at_the_head_of_the_file_is_refused(small):
 
 def test_two_rows_at_one_place_are_refused(small):
     first = struct.pack("<Q", int(open_beton(small).offset_N[0]))
-    with pytest.raises(InvalidBeton, match="row 2 is an image listed under another sample"):
+    with pytest.raises(InvalidBeton, match="row 2 is an image that its allocation table does not list under that row"):
         open_beton(patch(small, ROWS + 2 * 24 + 5, first))
 
 

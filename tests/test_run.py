@@ -50,7 +50,7 @@ def script(*arguments: object, **options) -> subprocess.CompletedProcess:
 def beton(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("factors")
     factors.write_folder(folder / "images", 64, seed=0)
-    convert(folder / "images", folder / "factors.beton", workers=1)
+    convert([folder / "images"], folder / "factors.beton")
     return folder / "factors.beton"
 
 
@@ -215,6 +215,32 @@ REFUSED = {
         "--learning-rate",
     ),
     "out is a file": (lambda b, t: ["train", "--data", b, "--out", b, *TINY], "is a file"),
+    "nothing to convert": (lambda b, t: ["convert", t / "x.beton"], "name what to convert and the .beton to write"),
+    "no beton to write": (lambda b, t: ["convert", b.parent / "images", t / "x.jpg"], "must end in .beton"),
+    "no workers": (lambda b, t: ["convert", b.parent / "images", t / "x.beton", "--workers", -1], "--workers"),
+    "no quality": (lambda b, t: ["convert", b.parent / "images", t / "x.beton", "--quality", 0], "--quality"),
+    "no side": (lambda b, t: ["convert", b.parent / "images", t / "x.beton", "--side", -1], "--side"),
+    "bad share": (lambda b, t: ["convert", b.parent / "images", t / "x.beton", "--max-bad", -1], "--max-bad"),
+    "inspect no beton": (lambda b, t: ["inspect", ROOT / "run.py"], "is no .beton"),
+    "inspect nothing": (lambda b, t: ["inspect", t / "none.beton"], "none.beton"),
+    "a grid that cannot be written": (lambda b, t: ["inspect", b, "--grid", t / "no" / "grid.png"], "grid.png"),
+    "a grid of no known kind": (lambda b, t: ["inspect", b, "--grid", t / "grid.xyz"], "xyz"),
+    "nothing chosen": (lambda b, t: ["subset", b, t / "x.beton"], "exactly one of --fraction, --labels and --rows"),
+    "chosen twice": (
+        lambda b, t: ["subset", b, t / "x.beton", "--fraction", 0.5, "--labels", 1],
+        "exactly one of --fraction, --labels and --rows",
+    ),
+    "all of it": (lambda b, t: ["subset", b, t / "x.beton", "--fraction", 1.5], "between 0 and 1"),
+    "no such class": (lambda b, t: ["subset", b, t / "x.beton", "--labels", "cow"], "no class 'cow'; it has crescent"),
+    "no such list": (lambda b, t: ["subset", b, t / "x.beton", "--rows", t / "none.txt"], "none.txt"),
+    "both parts one file": (
+        lambda b, t: ["split", b, t / "x.beton", t / "x.beton", "--fraction", 0.5],
+        "name two files",
+    ),
+    "an empty rest": (
+        lambda b, t: ["split", b, t / "x.beton", t / "y.beton", "--labels", *range(8)],
+        "y.beton would hold no row",
+    ),
     "no folder": (lambda b, t: ["convert", t / "none", t / "x.beton"], "does not exist"),
     "empty folder": (lambda b, t: ["convert", t, t / "x.beton"], "holds no file"),
     "output exists": (lambda b, t: ["convert", b.parent / "images", b], "--overwrite"),

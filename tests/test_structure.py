@@ -37,13 +37,13 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_rooms_import_only_what_they_may(package):
-    for path in (ROOT / package).glob("*.py"):
+    for path in (ROOT / package).rglob("*.py"):
         foreign = imports(path) - {package}
         assert foreign <= MAY_IMPORT[package], f"{path.name} imports {foreign - MAY_IMPORT[package]}"
 
 
 def test_nothing_imports_the_program():
-    files = [path for package in PACKAGES for path in (ROOT / package).glob("*.py")] + list(ROOT.glob("*.py"))
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")] + list(ROOT.glob("*.py"))
     assert not [path for path in files if "run" in imports(path) and path.name != "run.py"]
 
 

@@ -1,0 +1,201 @@
+"""The commands that make data sets and look at them: convert, inspect, subset, split."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .commands import Convert, Inspect, Split, Subset
+from .journal.dashboard import bars, counting, duration, say, table
+from .journal.folder import Refused
+from .pipeline import examine, select
+from .pipeline.beton import Beton, open_beton
+from .pipeline.convert import Estimate
+from .pipeline.convert import convert as convert_sources
+from .pipeline.manifest import file_sha256, read_manifest, sidecars, verify_sha256
+from .pipeline.sources.opened import Reading, is_source
+from .pipeline.still import Encoding
+from .pipeline.threads import usable_cores
+
+GRID_COLUMNS, GRID_ROWS, GRID_SIDE = 12, 6, 96
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Around what reads a user's input: its ValueErrors and OSErrors are refusals (exit code 2), not failures."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        raise Refused(str(error)) from error
+
+
+def open_images(path: Path) -> Beton:
+    """A .beton that was found sound, or other images, converted once and cached."""
+    from .pipeline.cache import open_data
+
+    doing = "converting" if is_source(path) else "verifying"
+    with refusing(), counting(f"{doing} {path}") as progress:
+        return open_data(path, progress=progress, say=say)
+
+
+def convert(config: Convert) -> int:
+    """Convert, and print what became of the images."""
+    if len(config.paths) < 2:
+        raise Refused("name what to convert and the .beton to write: viewmill convert PHOTOS photos.beton")
+    *sources, target = config.paths
+    if target.suffix != ".beton":
+        raise Refused(f"the last path is the file to write and must end in .beton, got {target}")
+    if config.workers is not None and config.workers < 0:
+        raise Refused(f"--workers must be 0 or more, got {config.workers}")
+    if config.max_bad is not None and config.max_bad < 0:
+        raise Refused(f"--max-bad must be 0 or more, got {config.max_bad:g}")
+    with refusing(), counting("converting") as progress:
+        done = convert_sources(
+            sources,
+            target,
+            encoding=_encoding(config),
+            reading=Reading(config.path_column, config.image_column, config.label_column, config.root),
+            overwrite=config.overwrite,
+            workers=usable_cores() if config.workers is None else config.workers,
+            max_bad=config.max_bad,
+            announce=_announce,
+            progress=progress,
+        )
+    rows = [
+        ("images", f"{done.rows:,}"),
+        ("classes", f"{len(done.classes)}"),
+        ("size", _size(done.size_bytes)),
+        ("time", f"{done.seconds:.1f} s, {done.rows / done.seconds:,.0f} images/s"),
+        ("quarantined", f"{done.rejected:,}"),
+    ]
+    table(str(done.target), ("", ""), rows)
+    for item in done.first_rejected:
+        say(f"quarantined {item.path}: {item.reason}")
+    if done.rejected:
+        say(f"all {done.rejected} with their reasons: {sidecars(done.target)['quarantine']}")
+    return 0
+
+
+def _encoding(config: Convert) -> Encoding:
+    if not 1 <= config.quality <= 100:
+        raise Refused(f"--quality must lie in 1 to 100, got {config.quality}")
+    if min(config.side, config.max_resolution, config.smart_bytes) < 0:
+        raise Refused("--side, --max-resolution and --smart-bytes must be 0 or more")
+    return Encoding(config.mode, config.quality, config.side, config.max_resolution, config.smart_bytes)
+
+
+def _announce(estimate: Estimate) -> None:
+    classes = f" in {estimate.classes} classes" if estimate.classes else ""
+    cost = f"about {_size(estimate.size_bytes)} and {duration(estimate.seconds)}"
+    say(f"{estimate.images:,} images{classes} -> {estimate.target}: {cost}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def inspect(config: Inspect) -> int:
+    """Print what a file holds; exit code 1 where images in it are damaged."""
+    path = config.file
+    with refusing():
+        beton = open_beton(path)
+        facts = examine.summary(beton)
+        checks = {"structure": "sound"}
+        if config.verify:
+            checks["sha256"] = _verified(path)
+    damaged: list[tuple[int, str]] = []
+    if config.deep:
+        with counting(f"decoding {path}") as progress:
+            damaged = list(examine.undecodable(beton, threads=usable_cores(), progress=progress))
+        checks["images"] = f"{len(damaged)} of {len(beton)} damaged" if damaged else "all decode"
+    if config.grid:
+        _draw(beton, config.grid)
+    histograms = {"label": examine.labels(beton), "shorter side": examine.sides(beton), "bytes": examine.weights(beton)}
+    if config.json:
+        shown = {name: [bin._asdict() for bin in bins] for name, bins in histograms.items()}
+        print(json.dumps({**facts, "checks": checks, "damaged": damaged, "histograms": shown}))  # noqa: T201 (the answer)
+    else:
+        _show(path, facts, checks)
+        for name, bins in histograms.items():
+            bars(name, bins)
+        for row, fault in damaged[:10]:
+            say(f"row {row}: {fault}")
+    return 1 if damaged else 0
+
+
+def _verified(path: Path) -> str:
+    manifest = read_manifest(path)
+    with counting(f"reading {path}") as progress:
+        if manifest is None:
+            return f"{file_sha256(path, progress=progress)}; there is no manifest to compare it with"
+        verify_sha256(path, manifest, progress=progress)
+    return "as in the manifest"
+
+
+def _show(path: Path, facts: dict, checks: dict[str, str]) -> None:
+    manifest = facts["manifest"] or {}
+    rows = [
+        ("rows", f"{facts['rows']:,} ({facts['labelled_rows']:,} with a label)"),
+        ("stored as", f"{facts['jpeg_rows']:,} JPEG, {facts['raw_rows']:,} raw"),
+        ("size", f"{_size(facts['file_bytes'])}, pages of {_size(facts['page_bytes'])}"),
+        ("median image", f"{facts['width_median']}x{facts['height_median']} px, {facts['image_bytes_median']:,} bytes"),
+        ("source", ", ".join(manifest.get("sources", [])) or "no manifest"),
+        ("columns", ", ".join(manifest.get("columns", [])) or "none"),
+        ("fingerprint", facts["fingerprint"][:16]),
+        *checks.items(),
+    ]
+    table(str(path), ("", ""), rows)
+
+
+def _draw(beton: Beton, target: Path) -> None:
+    """Images that are spread evenly over the rows."""
+    from .pipeline.picture import mosaic, originals
+
+    count = min(len(beton), GRID_COLUMNS * GRID_ROWS)
+    columns = min(count, GRID_COLUMNS)
+    lines = count // columns
+    row_B = np.linspace(0, len(beton) - 1, columns * lines).round().astype(np.int64)
+    tiles = originals(beton, row_B, size=GRID_SIDE).reshape(lines, columns, GRID_SIDE, GRID_SIDE, 3)
+    with refusing():
+        mosaic(list(tiles.swapaxes(0, 1)), gaps_after=(), scale=1).save(target)
+    say(f"drew {columns * lines} images: {target}")
+
+
+def subset(config: Subset) -> int:
+    """Write the chosen rows."""
+    with refusing(), counting(f"writing {config.target}") as progress:
+        beton = open_beton(config.source)
+        rows = _chosen(beton, config)
+        select.copy_rows(beton, rows, config.target, overwrite=config.overwrite, progress=progress)
+    say(f"{config.target}: {len(rows):,} of {len(beton):,} rows")
+    return 0
+
+
+def split(config: Split) -> int:
+    """Write the chosen rows, and all others."""
+    with refusing(), counting("splitting") as progress:
+        if os.path.abspath(config.target) == os.path.abspath(config.rest):
+            raise ValueError(f"both parts would be written to {config.target}: name two files")
+        beton = open_beton(config.source)
+        rows = _chosen(beton, config)
+        rest = np.setdiff1d(np.arange(len(beton)), rows)
+        for chosen, target in ((rows, config.target), (rest, config.rest)):
+            select.check_target(beton, chosen, target, overwrite=config.overwrite)
+        for chosen, target in ((rows, config.target), (rest, config.rest)):
+            select.copy_rows(beton, chosen, target, overwrite=config.overwrite, progress=progress)
+    say(f"{config.target}: {len(rows):,} rows; {config.rest}: {len(rest):,} rows")
+    return 0
+
+
+def _chosen(beton: Beton, config: Subset | Split) -> np.ndarray:
+    asked = [config.fraction is not None, bool(config.labels), config.rows is not None]
+    if sum(asked) != 1:
+        raise ValueError("choose rows by exactly one of --fraction, --labels and --rows")
+    if config.fraction is not None:
+        return select.by_fraction(beton, config.fraction, seed=config.seed)
+    if config.rows is not None:
+        return select.by_list(beton, config.rows)
+    return select.by_label(beton, config.labels, (read_manifest(beton.path) or {}).get("classes") or [])

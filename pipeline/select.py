@@ -1,0 +1,131 @@
+"""A part of a .beton as a file of its own: rows chosen by fraction, list or label, their bytes copied as they are."""
+
+import csv
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import counter
+from .beton import Beton, Sample
+from .beton_writer import write_beton
+from .manifest import partial, read_manifest, remove_sidecars, settle, sidecars, write_manifest
+
+
+def by_fraction(beton: Beton, fraction: float, *, seed: int) -> np.ndarray:
+    """int64: about `fraction` of the rows of every label, drawn by `seed`, in row order; at least one of each label."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"the fraction must lie between 0 and 1, got {fraction}")
+    words = counter.bits(counter.Key(seed, counter.SUBSET, 0), np.arange(len(beton)))
+    draw_N = (words[0] << np.uint64(32)) | words[1]
+    order_N = np.lexsort((draw_N, beton.label_N))
+    _, first, count = np.unique(beton.label_N[order_N], return_index=True, return_counts=True)
+    chosen = [order_N[start : start + max(1, round(fraction * number))] for start, number in zip(first, count, strict=True)]
+    return np.sort(np.concatenate(chosen))
+
+
+def by_label(beton: Beton, names: Collection[str], classes: Sequence[str]) -> np.ndarray:
+    """int64: the rows of the classes `names`, each by name or by number."""
+    labels = []
+    for name in names:
+        if name in classes:
+            labels.append(classes.index(name))
+        elif name.lstrip("-").isdecimal():
+            labels.append(int(name))
+        else:
+            known = ", ".join(classes[:10]) or "numbers only"
+            raise ValueError(f"{beton.path} has no class {name!r}; it has {known}")
+    return np.flatnonzero(np.isin(beton.label_N, labels))
+
+
+def by_list(beton: Beton, path: Path) -> np.ndarray:
+    """int64: the rows listed in the text file `path`, one number or file name a line, in that order; each row once."""
+    names = {name: row for row, name in enumerate(file_names(beton))}
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        entry = line.strip()
+        if not entry:
+            continue
+        row = names.get(entry, int(entry) if entry.isdecimal() else -1)
+        if not 0 <= row < len(beton):
+            raise ValueError(
+                f"{path}, line {number}: {entry!r} is no row of {beton.path} (0 to {len(beton) - 1}) and no file name"
+            )
+        rows.append(row)
+    if len(set(rows)) != len(rows):
+        raise ValueError(f"{path} lists a row twice")
+    return np.array(rows, np.int64)
+
+
+def file_names(beton: Beton) -> list[str]:
+    """The names that the rows had in their source; empty where no table tells."""
+    path = sidecars(beton.path)["columns"]
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [row["file_name"] for row in csv.DictReader(file)]
+
+
+def check_target(beton: Beton, row_N: np.ndarray, target: Path, *, overwrite: bool) -> None:
+    """Raise ValueError or FileExistsError where rows `row_N` of `beton` may not be written to `target`."""
+    if not len(row_N):
+        raise ValueError(f"{target} would hold no row of {beton.path}: choose others")
+    if target.exists() and os.path.samefile(target, beton.path):
+        raise ValueError(f"{target} is the file that is read: choose another name")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists: add --overwrite to replace it, or choose another name")
+
+
+def copy_rows(
+    beton: Beton,
+    row_N: np.ndarray,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write rows `row_N` of `beton`, in that order, to `target`, with their columns and a column `source_row`.
+
+    Labels keep their numbers, and the manifest its class names: an encoder evaluated on a part means the same classes.
+    """
+    check_target(beton, row_N, target, overwrite=overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    manifest = read_manifest(beton.path) or {}
+
+    def samples() -> Iterator[Sample]:
+        with open(beton.path, "rb", buffering=0) as file:
+            for done, row in enumerate(row_N.tolist(), start=1):
+                data = beton.read(file.fileno(), row)
+                yield Sample(
+                    int(beton.mode_N[row]), int(beton.width_N[row]), int(beton.height_N[row]), int(beton.label_N[row]), data
+                )
+                progress(done, len(row_N))
+
+    def seal() -> None:
+        _copy_columns(beton.path, target, row_N)
+        kept = {name: manifest[name] for name in ("classes", "columns", "settings") if name in manifest}
+        source = {"sources": [beton.path.name], "source_fingerprint": beton.fingerprint, "rejected": 0}
+        write_manifest(target, source | kept, beton=partial(target))
+        remove_sidecars(target)
+
+    write_beton(target, samples(), capacity=len(row_N), before_commit=seal)
+    settle(target)
+
+
+def _copy_columns(source: Path, target: Path, row_N: np.ndarray) -> None:
+    """Write the table of `target`: the chosen lines of the source's, looked up by their places so that none is kept."""
+    path = sidecars(source)["columns"]
+    lines: list[list[str]] = []
+    head = ["row"]
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            head, *lines = csv.reader(file)
+    names = [name for name in head[1:] if name != "source_row"]
+    kept = [head.index(name) for name in names]
+    with open(partial(sidecars(target)["columns"]), "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", *names, "source_row"])
+        for row, source_row in enumerate(row_N.tolist()):
+            cells = [lines[source_row][at] for at in kept] if lines else []
+            writer.writerow([row, *cells, source_row])

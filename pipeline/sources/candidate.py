@@ -1,0 +1,117 @@
+"""What a source offers: candidates for rows, each with a name, a label and the place where its bytes lie.
+
+Places travel to the workers, which fetch the bytes themselves; so nothing is unpacked, and no archive's names become paths.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+MAX_BYTES = 1 << 28  # of one encoded image: 256 MiB, so that a file that only looks like an image fills no memory
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # Python's file names hold undecodable bytes as lone surrogates
+
+NUMBER = re.compile("[0-9]{1,9}")
+
+Label = str | int | None
+"""A class by name, by number, or none."""
+Stamp = tuple[int, int, int]
+"""Inode, size and time of a file: whether it is still the one that was read."""
+
+
+class Rejected(NamedTuple):
+    """What did not become a row, and why."""
+
+    path: str
+    reason: str
+
+
+class Fetched(NamedTuple):
+    """The content of a place: an encoded image, or pixels uint8 [H, W, 3]. `stamp` where it can be fetched again cheaply."""
+
+    content: bytes | np.ndarray
+    stamp: Stamp | None = None
+
+
+class Place(Protocol):
+    """Where an image lies. Small and picklable."""
+
+    def fetch(self) -> Fetched:
+        """Its content; raises ValueError or OSError with the reason where there is none."""
+        ...
+
+
+class Candidate(NamedTuple):
+    """One image that may become a row."""
+
+    path: str
+    """What people call it: the source's path and the name."""
+    name: str
+    """Its name within the source."""
+    place: Place
+    label: Label
+    size: int
+    """Bytes it takes in the source, as far as is known: for the estimate."""
+    facts: tuple[str, ...] = ()
+    """Its values of the source's columns."""
+
+
+class Source(Protocol):
+    """An opened source. Listing it twice gives the same candidates in the same order."""
+
+    path: Path
+    columns: Sequence[str]
+    """Names of what it tells of each image beside the label."""
+    classes: Sequence[str] | None
+    """Its class names in their order, where the source fixes one."""
+
+    def items(self) -> Iterator[Candidate | Rejected]:
+        """Every candidate, and what cannot be one."""
+        ...
+
+
+class Span(NamedTuple):
+    """A file, or a part of it (`size` -1: to its end)."""
+
+    path: str
+    offset: int = 0
+    size: int = -1
+
+    def fetch(self) -> Fetched:
+        """See Place."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("no regular file")
+            size = status.st_size - self.offset if self.size < 0 else self.size
+            if size > MAX_BYTES:
+                raise ValueError(f"{size} bytes; an image may take {MAX_BYTES}")
+            data = os.pread(descriptor, size, self.offset)
+        finally:
+            os.close(descriptor)
+        if not data:
+            raise ValueError("the file is empty")
+        if len(data) != size:
+            raise ValueError(f"ends after {len(data)} of {size} bytes")
+        return Fetched(data, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+def as_label(text: str) -> Label:
+    """A class by number where the text is a whole number that fits one, else by name; none where it is empty."""
+    return int(text) if NUMBER.fullmatch(text) else text or None
+
+
+def outside(path: str, inside: str) -> bool:
+    """Whether the real place of `path` lies outside of the real folder `inside`; loops of links lie outside."""
+    return not Path(os.path.realpath(path)).is_relative_to(inside)
+
+
+def unprintable(name: str) -> bool:
+    """Whether a name was no valid UTF-8 or holds control characters: nothing that could be written to a table or a log."""
+    return UNPRINTABLE.search(name) is not None

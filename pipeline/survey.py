@@ -1,0 +1,65 @@
+"""The first pass over the sources: how many images, which classes, how large. No pixel is decoded, no list is kept."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .sources.candidate import Candidate, Label, Rejected, Source
+from .sources.opened import columns_of, items_of
+
+SPREAD = 32  # at least so many candidates are kept for the estimate, if there are as many
+
+
+class Survey(NamedTuple):
+    """What the sources hold."""
+
+    images: int
+    """Candidates: the most rows there can be."""
+    size_bytes: int
+    classes: list[str]
+    """Class names by label; empty where labels are numbers or there are none."""
+    number: dict[Label, int]
+    """The label of each named class, and -1 for none."""
+    columns: list[str]
+    fingerprint: str
+    """sha256 over names, labels and sizes in order: names the content without reading it."""
+    spread: list[Candidate]
+    """Some candidates, evenly spread."""
+
+
+def survey(sources: Sequence[Source]) -> Survey:
+    """List `sources` once. Raises ValueError where they hold nothing, or classes by name beside classes by number."""
+    count = size = 0
+    labels: set[Label] = set()
+    spread, stride = [], 1
+    digest = hashlib.sha256()
+    rejected: Rejected | None = None
+    for item in items_of(sources):
+        if isinstance(item, Rejected):
+            rejected = item
+            continue
+        if count % stride == 0:
+            spread.append(item)
+            if len(spread) == 2 * SPREAD:
+                spread, stride = spread[::2], stride * 2
+        labels.add(item.label)
+        digest.update(f"{item.name}\0{item.label}\0{item.size}\0".encode())
+        count, size = count + 1, size + item.size
+    if not count:
+        shown = ", ".join(str(source.path) for source in sources)
+        why = f": {rejected.path}: {rejected.reason}" if rejected else ""
+        raise ValueError(f"{shown} holds no file that could be an image{why}")
+    classes = _classes(sources, {label for label in labels if isinstance(label, str)})
+    numbers = [label for label in labels if isinstance(label, int)]
+    if classes and numbers:
+        raise ValueError(
+            f"some sources name their classes ({classes[0]}), others number them ({numbers[0]}): convert them apart"
+        )
+    number: dict[Label, int] = {None: -1} | {name: index for index, name in enumerate(classes)} | {n: n for n in numbers}
+    return Survey(count, size, classes, number, columns_of(sources), digest.hexdigest(), spread)
+
+
+def _classes(sources: Sequence[Source], found: set[str]) -> list[str]:
+    """The order that a source fixes, if it holds for all of them; else sorted."""
+    fixed = next((list(source.classes) for source in sources if source.classes), [])
+    return fixed if found and found <= set(fixed) else sorted(found)
