@@ -11,7 +11,7 @@ from .objectives.methods import METHODS, Bank, Method, Ring
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Render images with known factors, convert them, train on them, evaluate and draw: about three minutes on two cores."""
+    """Render images with known factors, convert them, train on them, evaluate and draw: about two minutes on two cores."""
 
     out: Path = Path("runs/demo")
     """Folder for the images, the run and the pictures."""

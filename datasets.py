@@ -88,7 +88,7 @@ def _encoding(config: Convert) -> Encoding:
 
 
 def _announce(estimate: Estimate) -> None:
-    classes = f" in {estimate.classes} classes" if estimate.classes else ""
+    classes = f" in {estimate.classes} class{'es' if estimate.classes > 1 else ''}" if estimate.classes else ""
     cost = f"about {_size(estimate.size_bytes)} and {duration(estimate.seconds)}"
     say(f"{estimate.images:,} images{classes} -> {estimate.target}: {cost}")
 

@@ -5,7 +5,7 @@
 IMAGES is a folder of JPEG files with one subfolder per class. It is repeated by hard links `times` times, so that the start
 of the processes does not weigh. Every round runs each contender once, each in processes of its own, imports not counted:
 
-    decode    every file read and decoded strictly by libjpeg-turbo, as training decodes, in `workers` processes; nothing else
+    decode    every file read and decoded strictly by libjpeg-turbo, as training decodes, in `workers` processes, no more
     pillow    the same by Pillow
     convert   viewmill's conversion, bytes kept
     ffcv      ffcv.writer.DatasetWriter over a torchvision ImageFolder, at JPEG quality 95, which encodes anew
@@ -106,9 +106,7 @@ def _write_with_ffcv(folder: str, target: str, workers: int, answer) -> None:
 def writing_with_ffcv(folder: Path, workers: int) -> float:
     """Seconds of FFCV's writer, its imports and the listing not included."""
     ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(
-        target=_write_with_ffcv, args=(str(folder), str(folder.parent / "ffcv.beton"), workers, theirs)
-    )
+    process = SPAWN.Process(target=_write_with_ffcv, args=(str(folder), str(folder.parent / "ffcv.beton"), workers, theirs))
     process.start()
     seconds = ours.recv()
     process.join()

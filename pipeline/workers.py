@@ -1,7 +1,7 @@
 """Encoding in processes of their own, in order: one that dies or hangs costs its image, never the conversion.
 
-Why not a pool of the standard library or of pebble: ProcessPoolExecutor is broken as a whole by one death, and pebble loses
-a task whose worker dies between taking and acknowledging it. Here each worker has a pipe of its own and one task at a time.
+Each worker has a pipe of its own, one task in work and at most one waiting. Why not a pool of the standard library or of
+pebble: see docs/decisions/0009-own-workers.md.
 """
 
 import multiprocessing
@@ -14,13 +14,14 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import ForkingPickler
-from typing import NamedTuple
 
 from .sources.candidate import Candidate, Rejected
 from .still import Encoded, Encoding, encode
 
-CHUNK, CHUNK_BYTES = 64, 1 << 22  # of a task: at 32 px an image takes 0.1 ms, and pixels may be twenty times the bytes
-AHEAD = 4  # tasks a worker may be ahead of the writer: bounds memory
+TASK, TASK_BYTES = 64, 1 << 22  # images and their bytes in a task: at 32 px an image takes .1 ms
+AHEAD = 4  # tasks a worker that are under way or wait for their turn to be written
+HELD_BYTES = 1 << 28  # of results that wait for their turn: above that only the next in turn is listened to
+PIECE_BYTES = 1 << 22  # a worker sends what it has when it has so much: a small PNG may hold 300 MB of pixels
 QUEUED_BYTES = 1 << 16  # a task waits in a worker's pipe while that works on another, if it surely fits: no one blocks there
 LIMIT_S = 60.0  # for a task; after that each image of it gets as much for itself
 START_S = 120.0  # for a worker to start on a busy machine
@@ -44,23 +45,22 @@ def encoded(items: Iterator[Item], encoding: Encoding, *, workers: int) -> Gener
     if workers == 0:
         yield from (_outcome(item, encode(item, encoding)) if isinstance(item, Candidate) else item for item in items)
         return
-    chunks, ordered, todo = _chunks(items), deque["_Chunk"](), deque["_Task"]()
-    more = True
+    chunks, ordered, todo = _chunks(items), deque[_Chunk](), deque[_Task]()
     with closing(_Crew(workers, encoding)) as crew:
-        while more or ordered:
-            while more and len(ordered) < AHEAD * workers:
-                if chunk := next(chunks, None):
-                    ordered.append(chunk)
-                    if chunk.open:
-                        todo.append(_Task(chunk, 0, len(chunk.items)))
-                else:
-                    more = False
+        while True:
+            while len(ordered) < AHEAD * workers and (chunk := next(chunks, None)):
+                ordered.append(chunk)
+                if places := [place for place, item in enumerate(chunk.items) if isinstance(item, Candidate)]:
+                    todo.append(_Task(chunk, places))
+            if not ordered:
+                return
+            full = sum(chunk.held for chunk in ordered) > HELD_BYTES
+            crew.work(todo, only=ordered[0] if full else None)
+            while ordered:
+                yield from ordered[0].ready()
+                if not ordered[0].emitted:
                     break
-            crew.work(todo)
-            while ordered and not ordered[0].open:
-                done = ordered.popleft()
-                for item, result in zip(done.items, done.results, strict=True):
-                    yield _outcome(item, result)
+                ordered.popleft()
 
 
 def _outcome(item: Item, result: Encoded | Rejected | None) -> Outcome:
@@ -75,21 +75,31 @@ class _Chunk:
 
     def __init__(self, items: list[Item]) -> None:
         self.items = items
-        self.results: list[Encoded | Rejected | None] = [None] * len(items)
-        self.open = sum(isinstance(item, Candidate) for item in items)
+        self.results: list[Encoded | Rejected | None] = [item if isinstance(item, Rejected) else None for item in items]
+        self.held = 0
+        self._next = 0
+
+    def note(self, place: int, result: Encoded | Rejected) -> None:
+        """What became of item `place`."""
+        self.results[place] = result
+        self.held += _weight(result)
+
+    def ready(self) -> Iterator[Outcome]:
+        """What can be handed on, in order; nothing is kept of it."""
+        while not self.emitted and (result := self.results[self._next]) is not None:
+            self.results[self._next] = None
+            self.held -= _weight(result)
+            self._next += 1
+            yield _outcome(self.items[self._next - 1], result)
+
+    @property
+    def emitted(self) -> bool:
+        """Whether all of it has been handed on."""
+        return self._next == len(self.items)
 
 
-class _Task(NamedTuple):
-    """Items `begin` to `end` of a chunk."""
-
-    chunk: _Chunk
-    begin: int
-    end: int
-
-    def candidates(self) -> list[tuple[int, Candidate]]:
-        """Those that have to be encoded, with their position in the chunk."""
-        numbered = enumerate(self.chunk.items[self.begin : self.end], start=self.begin)
-        return [(index, item) for index, item in numbered if isinstance(item, Candidate)]
+def _weight(result: Encoded | Rejected) -> int:
+    return len(result.data) if isinstance(result, Encoded) and result.data is not None else 0
 
 
 def _chunks(items: Iterator[Item]) -> Iterator[_Chunk]:
@@ -98,30 +108,45 @@ def _chunks(items: Iterator[Item]) -> Iterator[_Chunk]:
     for item in items:
         chunk.append(item)
         size += item.size if isinstance(item, Candidate) else 0
-        if len(chunk) == CHUNK or size > CHUNK_BYTES:
+        if len(chunk) == TASK or size > TASK_BYTES:
             yield _Chunk(chunk)
             chunk, size = [], 0
     if chunk:
         yield _Chunk(chunk)
 
 
+class _Task:
+    """The items at `places` of a chunk, as far as no answer has come for them."""
+
+    def __init__(self, chunk: _Chunk, places: list[int]) -> None:
+        self.chunk = chunk
+        self.places = deque(places)
+
+    def message(self) -> bytes:
+        """What its worker is sent."""
+        return bytes(ForkingPickler.dumps([self.chunk.items[place] for place in self.places]))
+
+
 class _Worker:
-    """A process, the pipe to it, and its tasks."""
+    """A process, the pipe to it, and its tasks: the one it works on, and at most one that waits in the pipe."""
 
     def __init__(self, encoding: Encoding) -> None:
         self.pipe, theirs = SERVER.Pipe()
         self.process: ForkServerProcess = SERVER.Process(target=_serve, args=(theirs, encoding), daemon=True)
         self.process.start()
         theirs.close()  # so that its death is the end of the pipe
-        self.tasks = deque["_Task"]()  # the one it works on, and at most one that waits in its pipe
+        self.tasks = deque[_Task]()
         self.ready = False
         self.deadline = time.monotonic() + START_S
 
-    def stop(self) -> None:
-        """End it, whatever it does."""
+    def stop(self) -> int | None:
+        """End it, whatever it does; returns its exit code, if it had ended by itself."""
+        self.process.join(timeout=0.1)
+        code = self.process.exitcode
         self.process.kill()
         self.process.join()
         self.pipe.close()
+        return code
 
 
 class _Crew:
@@ -132,27 +157,31 @@ class _Crew:
         self._workers: list[_Worker] = []
         self._failed_starts = 0
 
-    def work(self, todo: deque[_Task]) -> None:
-        """Hand out tasks, wait until something happens, and note it in the chunks; a failed task comes back in pieces."""
+    def work(self, todo: deque[_Task], *, only: _Chunk | None) -> None:
+        """Hand out tasks, wait until something happens, and note it in the chunks; a failed task comes back in pieces.
+
+        With `only`, answers for other chunks are left in their pipes, where their workers wait to get rid of them.
+        """
         while len(self._workers) < min(self._count, len(todo) + len(self._workers)):
             self._workers.append(_Worker(self._encoding))
         for worker in self._workers:
             self._hand_out(worker, todo)
         busy = [worker for worker in self._workers if worker.tasks or not worker.ready]
-        if not any(worker.tasks for worker in busy) and not todo:
+        if only and any(worker.tasks and worker.tasks[0].chunk is only for worker in busy):
+            busy = [worker for worker in busy if worker.tasks and worker.tasks[0].chunk is only]
+        if not busy or not (todo or any(worker.tasks for worker in busy)):
             return
         earliest = min(worker.deadline for worker in busy)
         heard = wait([worker.pipe for worker in busy], timeout=max(0.0, earliest - time.monotonic()))
         for worker in busy:
             if worker.pipe in heard:
                 self._hear(worker, todo)
-        for worker in busy:
-            if worker.deadline < time.monotonic():
+            elif worker.deadline < time.monotonic():
                 self._lose(worker, todo, f"took longer than {LIMIT_S:.0f} s")
 
     def _hand_out(self, worker: _Worker, todo: deque[_Task]) -> None:
         while worker.ready and todo and len(worker.tasks) < 2:
-            message = ForkingPickler.dumps([candidate for _, candidate in todo[0].candidates()])
+            message = todo[0].message()
             if worker.tasks and len(message) > QUEUED_BYTES:
                 return
             if not worker.tasks:
@@ -168,22 +197,19 @@ class _Crew:
             self._lose(worker, todo, "")
             return
         if not worker.ready:
-            worker.ready, worker.deadline = True, float("inf")
-        elif worker.tasks:
-            task = worker.tasks.popleft()
-            for (index, _), result in zip(task.candidates(), results, strict=True):
-                task.chunk.results[index] = result
-            task.chunk.open -= len(results)
-            worker.deadline = time.monotonic() + LIMIT_S if worker.tasks else float("inf")
+            worker.ready = True
+        else:
+            task = worker.tasks[0]
+            for result in results:
+                task.chunk.note(task.places.popleft(), result)
+            if not task.places:
+                worker.tasks.popleft()
+        worker.deadline = time.monotonic() + LIMIT_S if worker.tasks else float("inf")
         self._hand_out(worker, todo)
 
     def _lose(self, worker: _Worker, todo: deque[_Task], why: str) -> None:
         """Replace a worker; of its task each image is tried alone, and one that was alone is the culprit."""
-        if worker not in self._workers:
-            return
-        worker.process.join(timeout=0 if why else 5)
-        code = worker.process.exitcode
-        worker.stop()
+        code = worker.stop()
         self._workers.remove(worker)
         if not worker.ready:
             self._failed_starts += 1
@@ -193,17 +219,17 @@ class _Crew:
             return
         task, *waiting = worker.tasks
         todo.extendleft(waiting)
-        left = task.candidates()
-        if len(left) == 1:
-            ((index, candidate),) = left
+        if len(task.places) == 1:
             reason = why or f"the process that decoded it died with exit code {code} (out of memory?)"
-            task.chunk.results[index] = Rejected(candidate.path, reason)
-            task.chunk.open -= 1
+            candidate = task.chunk.items[task.places[0]]
+            task.chunk.note(task.places[0], Rejected(candidate.path, reason))
         else:
-            todo.extendleft(_Task(task.chunk, index, index + 1) for index, _ in reversed(left))
+            todo.extendleft(_Task(task.chunk, [place]) for place in reversed(task.places))
 
     def close(self) -> None:
         """End all workers."""
+        for worker in self._workers:
+            worker.process.kill()
         for worker in self._workers:
             worker.stop()
 
@@ -214,6 +240,14 @@ def _serve(pipe: Connection, encoding: Encoding) -> None:
     try:
         pipe.send("ready")
         while True:
-            pipe.send([encode(candidate, encoding) for candidate in pipe.recv()])
+            results, size = [], 0
+            for candidate in pipe.recv():
+                results.append(encode(candidate, encoding))
+                size += _weight(results[-1])
+                if size > PIECE_BYTES:
+                    pipe.send(results)
+                    results, size = [], 0
+            if results:
+                pipe.send(results)
     except (EOFError, OSError):
         return

@@ -116,6 +116,44 @@ def test_workers_that_cannot_start_are_an_error_and_no_hang(monkeypatch):
         list(encoded(iter([candidate(Dot(0))]), PIXELS, workers=1))
 
 
+class Block(NamedTuple):
+    """A place that holds a megabyte of pixels."""
+
+    number: int
+
+    def fetch(self) -> Fetched:
+        return Fetched(np.full((500, 700, 3), self.number % 256, np.uint8))
+
+
+def test_large_results_wait_in_their_pipes_until_it_is_their_turn(monkeypatch):
+    monkeypatch.setattr(workers, "HELD_BYTES", 8 << 20)
+    most = 0
+
+    def watched(self, place, result, *, note=workers._Chunk.note):
+        nonlocal most
+        note(self, place, result)
+        chunks.add(self)
+        most = max(most, sum(chunk.held for chunk in chunks))
+
+    chunks = set()
+    monkeypatch.setattr(workers._Chunk, "note", watched)
+    items = [candidate(Block(i)) for i in range(300)]
+    for number, outcome in enumerate(encoded(iter(items), PIXELS, workers=3)):
+        assert outcome[1].data[0] == number % 256
+        time.sleep(0.001)  # a slow disk
+    assert number == 299
+    assert most < 24 << 20  # what was held, and a piece of each worker on top
+
+
+def test_a_worker_that_waits_to_be_heard_is_not_taken_for_one_that_hangs(monkeypatch):
+    monkeypatch.setattr(workers, "HELD_BYTES", 0)
+    monkeypatch.setattr(workers, "LIMIT_S", 1.0)
+    outcomes = encoded((candidate(Block(i)) for i in range(200)), PIXELS, workers=2)
+    first = next(outcomes)
+    time.sleep(2.5)  # nobody listens
+    assert all(not isinstance(outcome, Rejected) for outcome in [first, *outcomes])
+
+
 def test_no_worker_outlives_the_conversion():
     before = serving()
     outcomes = encoded((candidate(Dot(i)) for i in range(10_000)), PIXELS, workers=2)
