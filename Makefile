@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types test-gpu clean distclean
+.PHONY: help setup demo test chaos lint types test-gpu clean distclean
 
 export PYTHON
 bin := .venv/bin
@@ -22,6 +22,9 @@ test: lint types ## lint, types and every test that needs no GPU
 
 test-gpu: setup ## the tests that need a CUDA device, with a report of each
 	@$(bin)/python -m pytest -m gpu -rA $(ARGS)
+
+chaos: setup ## kill, fill, flood, and real data by the ten thousand: the tests that take minutes
+	@$(bin)/python -m pytest -m chaos -rA $(ARGS)
 
 lint: setup ## ruff, codespell, shellcheck, hadolint
 	@$(bin)/ruff check --quiet

@@ -15,9 +15,9 @@ from .pipeline import examine, select
 from .pipeline.beton import Beton, open_beton
 from .pipeline.convert import Estimate
 from .pipeline.convert import convert as convert_sources
+from .pipeline.encoding import Encoding
 from .pipeline.manifest import file_sha256, read_manifest, sidecars, verify_sha256
 from .pipeline.sources.opened import Reading, is_source
-from .pipeline.still import Encoding
 from .pipeline.threads import usable_cores
 
 GRID_COLUMNS, GRID_ROWS, GRID_SIDE = 12, 6, 96

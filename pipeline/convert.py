@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TextIO
 
 from .beton import ALLOCATION, MIN_PAGE_SIZE, ROW, Sample
 from .beton_writer import write_beton
+from .encoding import Encoded, Encoding
 from .manifest import partial, remove_sidecars, settle, sidecars, write_manifest
 from .sources.candidate import Candidate, Rejected
 from .sources.opened import Reading, items_of, open_sources
-from .still import Encoded, Encoding, encode
+from .still import encode
 from .survey import Survey, survey
 from .workers import Outcome, encoded, warm_up
 

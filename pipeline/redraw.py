@@ -10,8 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import native
 from .beton import JPEG, RAW
+from .encoding import Encoded, Encoding, check_decodes, check_size, is_kept
 from .sources.candidate import Stamp
-from .still import Encoded, Encoding, check_decodes, check_size, is_kept
 
 ORIENTATION = 0x0112  # the EXIF tag
 Image.init()

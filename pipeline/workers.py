@@ -15,8 +15,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import ForkingPickler
 
+from .encoding import Encoded, Encoding
 from .sources.candidate import Candidate, Rejected
-from .still import Encoded, Encoding, encode
+from .still import encode
 
 TASK, TASK_BYTES = 64, 1 << 22  # images and their bytes in a task: at 32 px an image takes .1 ms
 AHEAD = 4  # tasks a worker that are under way or wait for their turn to be written

@@ -20,9 +20,9 @@ from viewmill.pipeline import factors
 from viewmill.pipeline.beton import open_beton
 from viewmill.pipeline.cache import cached_path, open_data
 from viewmill.pipeline.convert import convert
+from viewmill.pipeline.encoding import Encoding
 from viewmill.pipeline.manifest import read_columns, sidecars
 from viewmill.pipeline.recipe import weak
-from viewmill.pipeline.still import Encoding
 
 NASTY = Path(__file__).parents[1].parent / "shared" / "data" / "badinput.tar"
 

@@ -17,9 +17,9 @@ from PIL import Image
 from viewmill.pipeline.beton import RAW, open_beton
 from viewmill.pipeline.cache import cached_path
 from viewmill.pipeline.convert import convert
+from viewmill.pipeline.encoding import Encoding
 from viewmill.pipeline.manifest import read_columns, read_manifest, sidecars
 from viewmill.pipeline.sources.opened import Reading
-from viewmill.pipeline.still import Encoding
 
 
 def jpeg(value: int, size=(20, 10)) -> bytes:

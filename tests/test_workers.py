@@ -12,8 +12,8 @@ import pytest
 
 from viewmill.pipeline import workers
 from viewmill.pipeline.beton import RAW
+from viewmill.pipeline.encoding import Encoding
 from viewmill.pipeline.sources.candidate import Candidate, Fetched, Rejected
-from viewmill.pipeline.still import Encoding
 from viewmill.pipeline.workers import encoded
 
 PIXELS = Encoding(mode="raw")

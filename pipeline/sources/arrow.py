@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .candidate import MAX_BYTES, Candidate, Fetched, Label, Rejected, unprintable
+from .columns import LABEL_COLUMNS, pick
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "image_bytes", "bytes")
 SUFFIXES = (".parquet", ".arrow")
@@ -46,8 +47,6 @@ class ArrowImages:
     """One file of image bytes. Class names come from the datasets library's own description of the label column."""
 
     def __init__(self, path: Path, *, image_column: str = "", label_column: str = "") -> None:
-        from .listed import LABEL_COLUMNS, pick
-
         self.path = path
         schema = _schema(path)
         self._image = image_column or image_column_of(path)

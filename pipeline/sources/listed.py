@@ -7,9 +7,8 @@ from pathlib import Path
 
 from .arrow import cells, schema_names
 from .candidate import Candidate, Label, Rejected, Span, as_label, outside, unprintable
+from .columns import LABEL_COLUMNS, PATH_COLUMNS, pick
 
-PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img")
-LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -51,20 +50,6 @@ class Listed:
 
     def _label(self, cell: str) -> Label:
         return as_label(cell) if self._numbers else cell or None
-
-
-def pick(
-    names: Sequence[str], asked: str, known: Sequence[str], where: str, what: str, flag: str, *, needed: bool = True
-) -> str:
-    """The column that was asked for, or the first usual one; "" where there is none and none is needed."""
-    if asked:
-        if asked not in names:
-            raise ValueError(f"{where} has no column {asked!r}; it has {', '.join(names)}")
-        return asked
-    found = next((name for name in known if name in names), "")
-    if needed and not found:
-        raise ValueError(f"{where} has no column of {what} called {', '.join(known)}: name it with {flag}")
-    return found
 
 
 def _names(path: Path) -> list[str]:

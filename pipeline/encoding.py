@@ -1,0 +1,68 @@
+"""How images are stored, what a row will hold, and the checks that every image passes."""
+
+from typing import Literal, NamedTuple
+
+from . import native
+from .beton import MAX_SIDE
+from .sources.candidate import Stamp
+
+MAX_PIXELS = 100_000_000  # checked on the header, before decoding: a 420 kB PNG can hold 144 million
+
+
+class Encoding(NamedTuple):
+    """How images are stored."""
+
+    mode: Literal["jpg", "raw", "smart"] = "jpg"
+    """jpg: JPEG, bytes kept where possible; raw: pixels; smart: pixels of images of at most `smart_bytes`, else JPEG."""
+    quality: int = 95
+    """JPEG quality of what has to be encoded, chroma at full resolution."""
+    side: int = 0
+    """Larger images are resized to this shorter side; 0: not."""
+    max_resolution: int = 0
+    """Larger images are resized to this longer side; 0: not."""
+    smart_bytes: int = 16_384
+    """64x64 pixels and a third: there a JPEG saves little room and costs most of a small view's time."""
+
+    def fitted(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height as stored: the shape is kept, nothing is enlarged."""
+        scale = 1.0
+        if self.side:
+            scale = min(scale, self.side / min(width, height))
+        if self.max_resolution:
+            scale = min(scale, self.max_resolution / max(width, height))
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    def as_pixels(self, width: int, height: int) -> bool:
+        """Whether an image of this size is stored as pixels."""
+        return self.mode == "raw" or (self.mode == "smart" and width * height * 3 <= self.smart_bytes)
+
+
+class Encoded(NamedTuple):
+    """What a row will hold. `data` None: the bytes of its place as they are, if that still bears `stamp`."""
+
+    mode: int
+    width: int
+    height: int
+    data: bytes | None
+    stamp: Stamp | None = None
+
+
+def is_kept(width: int, height: int, encoding: Encoding) -> bool:
+    """Whether a JPEG of this size is stored as it is."""
+    return not encoding.as_pixels(width, height) and encoding.fitted(width, height) == (width, height)
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ValueError for more pixels than are decoded."""
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise ValueError(f"{width}x{height} pixels; at most {MAX_PIXELS} and {MAX_SIDE} a side")
+
+
+def check_decodes(data: bytes, width: int, height: int) -> None:
+    """Raise ValueError for a JPEG that the decoder of the training does not read without a complaint."""
+    try:
+        readable = native.decodes(data, height=height, width=width)
+    except native.EngineUnavailable:
+        return  # this machine trains with another engine, which decodes as Pillow does
+    if not readable:
+        raise ValueError("libjpeg-turbo reports damaged data")

@@ -1,0 +1,20 @@
+"""Which column of a table holds what, by the names that are usual."""
+
+from collections.abc import Sequence
+
+PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img")
+LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+
+
+def pick(
+    names: Sequence[str], asked: str, known: Sequence[str], where: str, what: str, flag: str, *, needed: bool = True
+) -> str:
+    """The column that was asked for, or the first usual one; "" where there is none and none is needed."""
+    if asked:
+        if asked not in names:
+            raise ValueError(f"{where} has no column {asked!r}; it has {', '.join(names)}")
+        return asked
+    found = next((name for name in known if name in names), "")
+    if needed and not found:
+        raise ValueError(f"{where} has no column of {what} called {', '.join(known)}: name it with {flag}")
+    return found
