@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
@@ -80,7 +81,7 @@ def panel(title: str, now: Progressed, losses: Sequence[float]) -> Panel:
     whole.add_row(ProgressBar(total=now.steps, completed=now.step))
     whole.add_row(grid)
     whole.add_row(f"[cyan]{sparkline(losses)}[/cyan]")
-    return Panel(whole, title=title, width=78)
+    return Panel(whole, title=escape(title), width=78)
 
 
 @contextmanager
@@ -135,7 +136,7 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
             return
         last = time.monotonic()
         if not bar.tasks:
-            bar.add_task(title)
+            bar.add_task(escape(title))
             bar.start()
         bar.update(bar.tasks[0].id, completed=done, total=total)
 
@@ -154,22 +155,24 @@ class _Rate(ProgressColumn):
 def bars(title: str, bins: Sequence[tuple[str, int]], *, limit: int = 20) -> None:
     """Print a histogram to standard output; of more than `limit` lines the first ones."""
     most = max(count for _, count in bins)
-    shown = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    shown = Table(show_header=False, box=None, pad_edge=False)
     for name, count in bins[:limit]:
-        shown.add_row(name, f"{count:,}", "█" * max(1, round(40 * count / most)) if count else "")
+        shown.add_row(escape(name), f"{count:,}", "█" * max(1, round(40 * count / most)) if count else "")
     if len(bins) > limit:
         shown.add_row(f"and {len(bins) - limit} more", f"{sum(count for _, count in bins[limit:]):,}", "")
     shown.columns[1].justify = "right"
-    Console().print(shown)
+    Console().print(f"[bold]{escape(title)}[/bold]", shown, sep="\n")
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a result table to standard output."""
-    shown = Table(title=title, title_justify="left", title_style="bold")
+    shown = Table(show_header=any(head))
     for index, name in enumerate(head):
         shown.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(escape, row))  # a path may hold what rich takes for markup
     console = Console()
     # a pipe has no width of its own, and rich would fold the columns at 80
-    Console(width=console.width if console.is_terminal else 140).print(shown)
+    console = Console(width=console.width if console.is_terminal else 140)
+    console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)  # rich's own titles fold at the width of the table
+    console.print(shown)

@@ -337,10 +337,10 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path):
 
 def test_a_file_is_refused_while_it_is_written(tmp_path):
     def watched():
-        for one in samples(5):
-            yield one
+        for number in range(5):
+            yield Sample(JPEG, 9, 9, 0, bytes(3 << 19))  # a page holds one of them
             assert not (tmp_path / "a.beton").exists()
-            with pytest.raises(InvalidBeton, match="version 0"):
+            with pytest.raises(InvalidBeton, match="version 0" if number else "0 bytes, less than a header"):
                 open_beton(tmp_path / "a.beton.partial")
 
     assert write_beton(tmp_path / "a.beton", watched(), capacity=5) == 5
