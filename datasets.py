@@ -183,7 +183,7 @@ def split(config: Split) -> int:
         rows = _chosen(beton, config)
         rest = np.setdiff1d(np.arange(len(beton)), rows)
         for chosen, target in ((rows, config.target), (rest, config.rest)):
-            select.check_target(beton, chosen, target, overwrite=config.overwrite)
+            select.check_part(beton, chosen, target, overwrite=config.overwrite)
         for chosen, target in ((rows, config.target), (rest, config.rest)):
             select.copy_rows(beton, chosen, target, overwrite=config.overwrite, progress=progress)
     say(f"{config.target}: {len(rows):,} rows; {config.rest}: {len(rest):,} rows")

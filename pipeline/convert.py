@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -17,12 +17,14 @@ from typing import Any, NamedTuple, TextIO
 from .beton import ALLOCATION, MIN_PAGE_SIZE, ROW, Sample
 from .beton_writer import write_beton
 from .encoding import Encoded, Encoding
-from .manifest import partial, remove_sidecars, settle, sidecars, write_manifest
+from .manifest import commit, partial, sidecars, write_manifest
 from .sources.candidate import Candidate, Rejected
 from .sources.opened import Reading, items_of, open_sources
-from .still import encode
 from .survey import Survey, survey
+from .target import check_target, placing, remove_partials
 from .workers import Outcome, encoded, warm_up
+
+UNTIMED = 4
 
 
 class Estimate(NamedTuple):
@@ -75,49 +77,39 @@ def convert(
     stands already, OSError where the disk is too small or fails.
     """
     started = time.perf_counter()
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists: add --overwrite to replace it, or choose another name")
+    check_target(target, overwrite=overwrite)
     if workers:
-        warm_up()
+        _warm_up(target)
     sources = open_sources(paths, reading)
     found = survey(sources)
     estimate = _estimate(found, encoding, workers, target)
     _check_space(estimate)
     announce(estimate)
     with (
-        _folder_of(target),
+        placing(target),
         closing(encoded(items_of(sources), encoding, workers=workers)) as outcomes,
         ExitStack() as stack,
     ):
         sieve = _Sieve(found, target, max_bad, progress, stack)
 
-        def seal() -> None:
+        def publish(written: Path, target: Path) -> None:
             sieve.close()
             names = [str(path) if len(paths) > 1 else path.name for path in paths]
-            write_manifest(target, _facts(found, names, encoding, sieve.rejected), beton=partial(target))
-            remove_sidecars(target)
+            write_manifest(target, _facts(found, names, encoding, sieve.rejected), beton=written)
+            commit(written, target)
 
-        rows = write_beton(target, sieve.samples(outcomes), capacity=found.images, before_commit=seal)
-        settle(target)
+        rows = write_beton(target, sieve.samples(outcomes), capacity=found.images, publish=publish)
     seconds = time.perf_counter() - started
     size = target.stat().st_size
     return Converted(target, rows, sieve.rejected, sieve.first_rejected, found.classes, size, seconds)
 
 
-@contextmanager
-def _folder_of(target: Path) -> Iterator[None]:
-    """Make the folder of `target`; where the conversion fails, folders made for it go again."""
-    missing = [parent for parent in target.absolute().parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _warm_up(target: Path) -> None:
     try:
-        yield
-    except BaseException:
-        for folder in missing:
-            try:
-                folder.rmdir()
-            except OSError:  # somebody else's file stands in it
-                break
-        raise
+        warm_up()
+    except OSError as error:  # a full temporary folder
+        remedy = "make room in the temporary folder, or add --workers 0"
+        raise OSError(f"{target} is not written: the processes that decode do not start ({error}); {remedy}") from error
 
 
 def _facts(found: Survey, names: list[str], encoding: Encoding, rejected: int) -> dict[str, Any]:
@@ -140,18 +132,19 @@ def _version(package: str) -> str:
 
 
 def _estimate(found: Survey, encoding: Encoding, workers: int, target: Path) -> Estimate:
-    encode(found.spread[0], encoding)  # what is loaded and compiled at the first use is no part of the rate
-    started = time.perf_counter()
-    results = [encode(candidate, encoding) for candidate in found.spread]
-    each = (time.perf_counter() - started) / len(results)
-    stored = sum(
-        candidate.size if result.data is None else len(result.data)
-        for candidate, result in zip(found.spread, results, strict=True)
-        if isinstance(result, Encoded)
-    )
-    size = stored * found.images // len(results) + found.images * (ROW.itemsize + ALLOCATION.itemsize) + MIN_PAGE_SIZE
+    """From `found.spread`, encoded as the whole will be; the first few are not timed, since they wait for the processes."""
+    stored, started, timed = 0, 0.0, 0
+    for number, outcome in enumerate(encoded(iter(found.spread), encoding, workers=workers, task=UNTIMED), start=1):
+        if number == UNTIMED:
+            started = time.perf_counter()
+        timed = max(0, number - UNTIMED)
+        if not isinstance(outcome, Rejected):
+            candidate, result = outcome
+            stored += candidate.size if result.data is None else len(result.data)
+    each = (time.perf_counter() - started) / timed if timed else 0.0
+    size = stored * found.images // len(found.spread) + found.images * (ROW.itemsize + ALLOCATION.itemsize) + MIN_PAGE_SIZE
     classes = len(found.classes) or len(found.number.keys() - {None})
-    return Estimate(found.images, classes, size, each * found.images / max(1, workers), target)
+    return Estimate(found.images, classes, size, each * found.images, target)
 
 
 def _check_space(estimate: Estimate) -> None:
@@ -183,8 +176,7 @@ class _Sieve:
 
     def samples(self, outcomes: Iterator[Outcome]) -> Iterator[Sample]:
         """The samples among `outcomes`; raises ValueError where none is left, or more are unusable than are borne."""
-        for path in sidecars(self._target).values():
-            partial(path).unlink(missing_ok=True)  # what a killed conversion left
+        remove_partials(self._target)  # what a killed conversion left
         columns = csv.writer(self._open("columns"))
         columns.writerow(["row", "file_name", *self._found.columns])
         row, count = 0, self._found.images
@@ -193,6 +185,10 @@ class _Sieve:
                 self._reject(outcome)
             elif (data := _bytes_of(*outcome)) is None:
                 self._reject(Rejected(outcome[0].path, "the file changed while it was being converted"))
+            elif outcome[0].label not in self._found.number:
+                self._reject(Rejected(outcome[0].path, "its class came while the source was being converted: convert again"))
+            elif row == count:
+                raise ValueError(f"{outcome[0].path} came while the source was being converted: convert it again")
             else:
                 candidate, result = outcome
                 columns.writerow([row, candidate.name, *candidate.facts])
@@ -208,7 +204,6 @@ class _Sieve:
         # newline: csv and json lines end their own lines; errors: a metadata.csv may hold what is no UTF-8
         opened = open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 (the stack closes it)
         file = self._stack.enter_context(opened)
-        self._stack.callback(path.unlink, missing_ok=True)
         self._files[sidecar] = file
         return file
 

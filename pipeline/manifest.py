@@ -9,6 +9,7 @@ import csv
 import fcntl
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
@@ -36,14 +37,18 @@ def partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def file_sha256(path: Path, *, progress: Callable[[int, int], None] = lambda done, total: None) -> str:
-    """The sha256 of a file; `progress(done, total)` counts MiB."""
+def file_sha256(
+    path: Path, *, keep_cached: bool = True, progress: Callable[[int, int], None] = lambda done, total: None
+) -> str:
+    """The sha256 of a file; `progress(done, total)` counts MiB. Without `keep_cached` its pages are let go of again."""
     digest = sha256()
     with open(path, "rb", buffering=0) as file:
         total, done = os.fstat(file.fileno()).st_size, 0
         buffer = bytearray(READ_SIZE)
         while count := file.readinto(buffer):
             digest.update(memoryview(buffer)[:count])
+            if not keep_cached:
+                os.posix_fadvise(file.fileno(), done, count, os.POSIX_FADV_DONTNEED)
             done += count
             progress(done >> 20, total >> 20)
     return digest.hexdigest()
@@ -52,7 +57,7 @@ def file_sha256(path: Path, *, progress: Callable[[int, int], None] = lambda don
 def write_manifest(target: Path, facts: dict[str, Any], *, beton: Path) -> None:
     """Write the manifest of what stands in `beton` and will be `target`, under its partial name."""
     opened = open_beton(beton)
-    own = {"rows": len(opened), "size_bytes": beton.stat().st_size, "sha256": file_sha256(beton)}
+    own = {"rows": len(opened), "size_bytes": beton.stat().st_size, "sha256": file_sha256(beton, keep_cached=False)}
     content = {"format": FORMAT, **own, "fingerprint": opened.fingerprint, **facts}
     with open(partial(sidecars(target)["manifest"]), "w", encoding="utf-8") as file:
         file.write(json.dumps(content, indent=2) + "\n")
@@ -60,19 +65,30 @@ def write_manifest(target: Path, facts: dict[str, Any], *, beton: Path) -> None:
         os.fsync(file.fileno())
 
 
-def remove_sidecars(target: Path) -> None:
-    """Remove what stands beside a .beton that is about to be replaced: until the new one's stand, none is better."""
-    for path in sidecars(target).values():
-        path.unlink(missing_ok=True)
+def commit(written: Path, target: Path) -> None:
+    """Give `written` and its sidecars their names, the manifest, which says that all is there, the last.
+
+    Whatever stood beside an older target goes first: until the new sidecars stand, none is better.
+    """
+    with _undisturbed():
+        for path in sidecars(target).values():
+            path.unlink(missing_ok=True)
+        os.replace(written, target)
+        for name in ("columns", "quarantine", "manifest"):
+            path = sidecars(target)[name]
+            if partial(path).exists():
+                os.replace(partial(path), path)
+        sync_folder(target.parent)
 
 
-def settle(target: Path) -> None:
-    """Give the sidecars that were written their names; the manifest, which says that all is there, comes last."""
-    for name in ("columns", "quarantine", "manifest"):
-        path = sidecars(target)[name]
-        if partial(path).exists():
-            os.replace(partial(path), path)
-    sync_folder(target.parent)
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM have to wait for the milliseconds that this takes."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def read_manifest(target: Path) -> dict[str, Any] | None:

@@ -10,7 +10,8 @@ import numpy as np
 from . import counter
 from .beton import Beton, Sample
 from .beton_writer import write_beton
-from .manifest import partial, read_manifest, remove_sidecars, settle, sidecars, write_manifest
+from .manifest import commit, partial, read_manifest, sidecars, write_manifest
+from .target import check_target, placing, remove_partials
 
 
 def by_fraction(beton: Beton, fraction: float, *, seed: int) -> np.ndarray:
@@ -67,14 +68,13 @@ def file_names(beton: Beton) -> list[str]:
         return [row["file_name"] for row in csv.DictReader(file)]
 
 
-def check_target(beton: Beton, row_N: np.ndarray, target: Path, *, overwrite: bool) -> None:
+def check_part(beton: Beton, row_N: np.ndarray, target: Path, *, overwrite: bool) -> None:
     """Raise ValueError or FileExistsError where rows `row_N` of `beton` may not be written to `target`."""
     if not len(row_N):
         raise ValueError(f"{target} would hold no row of {beton.path}: choose others")
     if target.exists() and os.path.samefile(target, beton.path):
         raise ValueError(f"{target} is the file that is read: choose another name")
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists: add --overwrite to replace it, or choose another name")
+    check_target(target, overwrite=overwrite)
 
 
 def copy_rows(
@@ -89,11 +89,11 @@ def copy_rows(
 
     Labels keep their numbers, and the manifest its class names: an encoder evaluated on a part means the same classes.
     """
-    check_target(beton, row_N, target, overwrite=overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_part(beton, row_N, target, overwrite=overwrite)
     manifest = read_manifest(beton.path) or {}
 
     def samples() -> Iterator[Sample]:
+        remove_partials(target)  # what a killed conversion left
         with open(beton.path, "rb", buffering=0) as file:
             for done, row in enumerate(row_N.tolist(), start=1):
                 data = beton.read(file.fileno(), row)
@@ -102,15 +102,15 @@ def copy_rows(
                 )
                 progress(done, len(row_N))
 
-    def seal() -> None:
+    def publish(written: Path, target: Path) -> None:
         _copy_columns(beton.path, target, row_N)
         kept = {name: manifest[name] for name in ("classes", "columns", "settings") if name in manifest}
         source = {"sources": [beton.path.name], "source_fingerprint": beton.fingerprint, "rejected": 0}
-        write_manifest(target, source | kept, beton=partial(target))
-        remove_sidecars(target)
+        write_manifest(target, source | kept, beton=written)
+        commit(written, target)
 
-    write_beton(target, samples(), capacity=len(row_N), before_commit=seal)
-    settle(target)
+    with placing(target):
+        write_beton(target, samples(), capacity=len(row_N), publish=publish)
 
 
 def _copy_columns(source: Path, target: Path, row_N: np.ndarray) -> None:

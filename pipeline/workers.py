@@ -5,7 +5,9 @@ pebble: see docs/decisions/0009-own-workers.md.
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -38,15 +40,21 @@ Outcome = tuple[Candidate, Encoded] | Rejected
 
 def warm_up() -> None:
     """Start what the workers will come from, and do not wait for it: there is a survey to be made meanwhile."""
-    forkserver.ensure_running()
+    # Ctrl-C reaches the whole group, and a fork server that still imports would answer with a traceback. What is blocked
+    # here is blocked there for ever.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def encoded(items: Iterator[Item], encoding: Encoding, *, workers: int) -> Generator[Outcome]:
-    """What became of each item, in order, from `workers` processes; 0: in this one."""
+def encoded(items: Iterator[Item], encoding: Encoding, *, workers: int, task: int = TASK) -> Generator[Outcome]:
+    """What became of each item, in order, from `workers` processes, `task` items at a time; `workers` 0: in this one."""
     if workers == 0:
         yield from (_outcome(item, encode(item, encoding)) if isinstance(item, Candidate) else item for item in items)
         return
-    chunks, ordered, todo = _chunks(items), deque[_Chunk](), deque[_Task]()
+    chunks, ordered, todo = _chunks(items, task), deque[_Chunk](), deque[_Task]()
     with closing(_Crew(workers, encoding)) as crew:
         while True:
             while len(ordered) < AHEAD * workers and (chunk := next(chunks, None)):
@@ -103,13 +111,13 @@ def _weight(result: Encoded | Rejected) -> int:
     return len(result.data) if isinstance(result, Encoded) and result.data is not None else 0
 
 
-def _chunks(items: Iterator[Item]) -> Iterator[_Chunk]:
+def _chunks(items: Iterator[Item], most: int) -> Iterator[_Chunk]:
     chunk: list[Item] = []
     size = 0
     for item in items:
         chunk.append(item)
         size += item.size if isinstance(item, Candidate) else 0
-        if len(chunk) == TASK or size > TASK_BYTES:
+        if len(chunk) == most or size > TASK_BYTES:
             yield _Chunk(chunk)
             chunk, size = [], 0
     if chunk:
@@ -238,6 +246,7 @@ class _Crew:
 def _serve(pipe: Connection, encoding: Encoding) -> None:
     """What a worker does until its pipe ends, which the end of the conversion, even by kill -9, brings about."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the conversion itself decides
+    threading.Thread(target=_end_with_the_conversion, daemon=True).start()
     try:
         pipe.send("ready")
         while True:
@@ -252,3 +261,10 @@ def _serve(pipe: Connection, encoding: Encoding) -> None:
                 pipe.send(results)
     except (EOFError, OSError):
         return
+
+
+def _end_with_the_conversion() -> None:
+    """A worker that is busy with an image does not see that its pipe has ended."""
+    if conversion := multiprocessing.parent_process():
+        conversion.join()
+        os._exit(1)

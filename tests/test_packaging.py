@@ -16,7 +16,7 @@ ROOMS = ("pipeline", "models", "objectives", "evaluation", "journal")
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     source = tmp_path_factory.mktemp("source")
-    tracked = [*ROOMS, "run.py", "commands.py", "learner.py", "demo.py", "__init__.py", "py.typed", "pyproject.toml"]
+    tracked = [*ROOMS, *(path.name for path in ROOT.glob("*.py")), "py.typed", "pyproject.toml"]
     for name in [*tracked, "README.md", "LICENSE"]:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
