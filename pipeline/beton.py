@@ -23,6 +23,7 @@ MIN_PAGE_SIZE = 1 << 21  # FFCV's own floor: 2 MiB, a huge page
 MAX_PAGE_SIZE = 1 << 31  # the header holds it in 32 bits
 MAX_SIDE = (1 << 16) - 1  # width and height are 16-bit
 MAX_FIELDS = 64
+MAX_PIXELS = 100_000_000  # of one image: what claims more would only be a way to fill the memory
 
 HEADER = np.dtype(
     [
@@ -97,12 +98,13 @@ def open_beton(path: Path) -> Beton:
         with open(path, "rb") as file:
             length = os.fstat(file.fileno()).st_size
             header = _read_header(file, length)
-            fields = np.frombuffer(file.read(int(header["num_fields"]) * FIELD.itemsize), FIELD)
-            row_type = _row_type(fields, int(header["num_fields"]))
-            metadata = _read_metadata(file, header, row_type)
+            fields = _read_fields(file, int(header["num_fields"]))
+            metadata = _read_metadata(file, header, _row_type(fields), length)
             table = np.fromfile(file, ALLOCATION, offset=int(header["alloc_table_ptr"]) - file.tell())
     except InvalidBeton as error:
         raise InvalidBeton(f"{path} {error}; convert its source again") from None
+    except MemoryError:
+        raise InvalidBeton(f"{path} claims more rows than this machine can hold; convert its source again") from None
     position = list(fields["type_id"]).index(IMAGE_TYPE)
     image, label_N = metadata[f"f{position}"], _labels(fields, metadata)
     data_start = HEADER.itemsize + fields.nbytes + metadata.nbytes
@@ -145,9 +147,14 @@ def _read_header(file, length: int) -> np.ndarray:
     return header
 
 
-def _row_type(fields: np.ndarray, expected: int) -> np.dtype:
-    if len(fields) != expected:
+def _read_fields(file, count: int) -> np.ndarray:
+    data = file.read(count * FIELD.itemsize)
+    if len(data) != count * FIELD.itemsize:
         raise InvalidBeton("is truncated inside its field descriptors")
+    return np.frombuffer(data, FIELD)
+
+
+def _row_type(fields: np.ndarray) -> np.dtype:
     unknown = [int(kind) for kind in fields["type_id"] if int(kind) not in FIELD_TYPES]
     if unknown:
         raise InvalidBeton(f"has a field of unknown type {unknown[0]}")
@@ -156,11 +163,17 @@ def _row_type(fields: np.ndarray, expected: int) -> np.dtype:
     return np.dtype([("", FIELD_TYPES[int(kind)]) for kind in fields["type_id"]], align=True)
 
 
-def _read_metadata(file, header: np.ndarray, row_type: np.dtype) -> np.ndarray:
-    count, start = int(header["num_samples"]), file.tell()
-    if start + count * row_type.itemsize > int(header["alloc_table_ptr"]):
+def _read_metadata(file, header: np.ndarray, row_type: np.dtype, length: int) -> np.ndarray:
+    count, start, table = int(header["num_samples"]), file.tell(), int(header["alloc_table_ptr"])
+    if start + count * row_type.itemsize > table:
         raise InvalidBeton(f"claims {count} samples, more than fit before its allocation table")
-    return np.frombuffer(file.read(count * row_type.itemsize), row_type)
+    entries = (length - table) // ALLOCATION.itemsize
+    if not count <= entries <= count * int(header["num_fields"]):  # or a hole of gigabytes would be read
+        raise InvalidBeton(f"is damaged: its allocation table has {entries} entries for {count} samples")
+    size = row_type.itemsize
+    if not any(os.pread(file.fileno(), size, start + (count - 1) * size)):
+        raise InvalidBeton(f"is damaged: the last of its {count} rows is empty")
+    return np.frombuffer(file.read(count * size), row_type)
 
 
 def _labels(fields: np.ndarray, metadata: np.ndarray) -> np.ndarray:
@@ -179,6 +192,7 @@ def _check_samples(image: np.ndarray, table: np.ndarray, header: np.ndarray, dat
     raw_size_N = image["height"].astype(np.uint64) * image["width"] * np.uint64(3)
     faults = {
         "an image outside its data pages": (pointer_N < data_start) | (end_N > table_start) | (end_N < pointer_N),
+        f"an image of more than {MAX_PIXELS} pixels": image["height"].astype(np.int64) * image["width"] > MAX_PIXELS,
         "an empty image": (size_N == 0) | (image["width"] == 0) | (image["height"] == 0),
         "an image that crosses a page": pointer_N >> page_shift != (end_N - np.uint64(1)) >> page_shift,
         "an image of unknown mode": image["mode"] > RAW,

@@ -25,6 +25,7 @@ from .target import check_target, placing, remove_partials
 from .workers import Outcome, encoded, warm_up
 
 UNTIMED = 4
+CELL = 100_000  # letters of a cell of the table: Python's own reader of such tables stops at 131,072
 
 
 class Estimate(NamedTuple):
@@ -191,7 +192,7 @@ class _Sieve:
                 raise ValueError(f"{outcome[0].path} came while the source was being converted: convert it again")
             else:
                 candidate, result = outcome
-                columns.writerow([row, candidate.name, *candidate.facts])
+                columns.writerow([row, *(text[:CELL] for text in (candidate.name, *candidate.facts))])
                 row += 1
                 yield Sample(result.mode, result.width, result.height, self._found.number[candidate.label], data)
             self._progress(min(row + self.rejected, count), count)
@@ -201,8 +202,8 @@ class _Sieve:
 
     def _open(self, sidecar: str) -> TextIO:
         path = partial(sidecars(self._target)[sidecar])
-        # newline: csv and json lines end their own lines; errors: a metadata.csv may hold what is no UTF-8
-        opened = open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 (the stack closes it)
+        # newline: csv and json lines end their own lines; errors: what is no Unicode is shown by its code
+        opened = open(path, "w", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 (the stack closes it)
         file = self._stack.enter_context(opened)
         self._files[sidecar] = file
         return file

@@ -3,10 +3,8 @@
 from typing import Literal, NamedTuple
 
 from . import native
-from .beton import MAX_SIDE
+from .beton import MAX_PIXELS, MAX_SIDE
 from .sources.candidate import Stamp
-
-MAX_PIXELS = 100_000_000  # checked on the header, before decoding: a 420 kB PNG can hold 144 million
 
 
 class Encoding(NamedTuple):
@@ -53,7 +51,7 @@ def is_kept(width: int, height: int, encoding: Encoding) -> bool:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise ValueError for more pixels than are decoded."""
+    """Raise ValueError for more pixels than are decoded; called before decoding, since a 420 kB PNG can hold 144 million."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise ValueError(f"{width}x{height} pixels; at most {MAX_PIXELS} and {MAX_SIDE} a side")
 

@@ -84,12 +84,13 @@ def undecodable(
         if beton.mode_N[row] == RAW:
             return ""  # its size was checked with the structure
         try:
-            frame = native.jpeg_frame(data)
-            if native.decodes(data, height=height, width=width):
-                return "" if frame and (frame.width, frame.height) == (width, height) else "its JPEG is of another size"
-            return "its JPEG is damaged"
+            native.library()
         except native.EngineUnavailable:
             return _check_with_pillow(data, width, height)
+        frame = native.jpeg_frame(data)
+        if frame and (frame.width, frame.height) != (width, height):
+            return "its JPEG is of another size"
+        return "" if frame and native.decodes(data, height=height, width=width) else "its JPEG is damaged"
 
     try:
         with ThreadPoolExecutor(threads) as pool:

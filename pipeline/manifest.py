@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
@@ -20,6 +21,7 @@ from .beton import Beton, InvalidBeton, open_beton
 from .beton_writer import sync_folder
 
 READ_SIZE = 1 << 22
+SETTLED_S = 2.0
 FORMAT = 2
 
 
@@ -128,12 +130,16 @@ def open_trusted(path: Path, *, progress: Callable[[int, int], None] = lambda do
         raise InvalidBeton(
             f"{path} is not what its manifest describes (rows, labels or sizes differ): convert its source again"
         )
-    seal = _seal(path, str(manifest.get("sha256")))
+    status = path.stat()
+    seal = _seal(status, str(manifest.get("sha256")))
+    # A file that has just been written may change again under the same time: clocks of file systems tick by 4 ms to 2 s.
+    settled = time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_S
     with _turn(seal.with_suffix(".lock")):
         if not seal.exists():
             verify_sha256(path, manifest, progress=progress)
             with suppress(OSError):  # a read-only home: the next start reads the file again
-                seal.touch()
+                if settled:
+                    seal.touch()
     return beton
 
 
@@ -161,7 +167,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "viewmill")
 
 
-def _seal(path: Path, digest: str) -> Path:
-    status = path.stat()
+def _seal(status: os.stat_result, digest: str) -> Path:
     facts = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {digest}"
     return cache_folder() / "verified" / sha256(facts.encode()).hexdigest()[:32]

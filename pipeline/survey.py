@@ -52,9 +52,9 @@ def survey(sources: Sequence[Source]) -> Survey:
     classes = _classes(sources, {label for label in labels if isinstance(label, str)})
     numbers = [label for label in labels if isinstance(label, int)]
     if classes and numbers:
-        raise ValueError(
-            f"some sources name their classes ({classes[0]}), others number them ({numbers[0]}): convert them apart"
-        )
+        where = ", ".join(str(source.path) for source in sources)
+        told = f"some images have a class by name ({classes[0][:40]!r}), others by number ({numbers[0]})"
+        raise ValueError(f"{where}: {told}: convert them apart")
     number: dict[Label, int] = {None: -1} | {name: index for index, name in enumerate(classes)} | {n: n for n in numbers}
     return Survey(count, size, classes, number, columns_of(sources), digest.hexdigest(), spread)
 

@@ -528,7 +528,7 @@ if __name__ == "__main__":
 
 
 def peaks_mib(source: Path, folder: Path, *, rows: int, mode: str = "jpg") -> np.ndarray:
-    """Peak memory of the process that converts, and of the largest of its workers, watched from here: they are not its own."""
+    """Peak memory of the process that converts and of the largest of its workers, which are not its own children."""
     (folder / "measure.py").write_text(MEASURE)
     target = folder / f"{rows}.beton"
     command = [sys.executable, str(folder / "measure.py"), str(source), str(target), mode]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viewmill.pipeline import examine, select
+from viewmill.pipeline import examine, manifest, select
 from viewmill.pipeline.beton import JPEG, RAW, InvalidBeton, Sample, open_beton
 from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.convert import convert
@@ -34,7 +34,8 @@ def flip(path, offset):
         file.write(bytes([byte[0] ^ 1]))
 
 
-def test_a_file_is_read_whole_once_and_then_known_by_its_inode_size_and_time(target):
+def test_a_file_is_read_whole_once_and_then_known_by_its_inode_size_and_time(target, monkeypatch):
+    monkeypatch.setattr(manifest, "SETTLED_S", -1.0)
     seen = []
     for _ in range(2):
         assert len(open_trusted(target, progress=lambda done, total: seen.append(done))) == 24
@@ -43,6 +44,14 @@ def test_a_file_is_read_whole_once_and_then_known_by_its_inode_size_and_time(tar
     os.utime(target, ns=(1, 1))
     open_trusted(target, progress=lambda done, total: seen.append(done))
     assert (once > 0, len(seen)) == (True, 2 * once)
+
+
+def test_a_file_that_was_written_a_moment_ago_is_not_taken_for_known(target):
+    seen = []
+    open_trusted(target, progress=lambda done, total: seen.append(done))
+    once = len(seen)
+    open_trusted(target, progress=lambda done, total: seen.append(done))
+    assert len(seen) == 2 * once > 0
 
 
 def test_one_flipped_bit_anywhere_is_found(target):
@@ -128,10 +137,10 @@ def test_a_part_holds_the_bytes_labels_and_columns_of_its_rows(target, tmp_path)
         "file_name": [names[row] for row in rows],
         "source_row": ["20", "3", "11"],
     }
-    manifest = read_manifest(part.path)
-    assert manifest is not None
-    assert manifest["classes"] == ["cat", "dog", "owl"]
-    assert manifest["source_fingerprint"] == beton.fingerprint
+    told = read_manifest(part.path)
+    assert told is not None
+    assert told["classes"] == ["cat", "dog", "owl"]
+    assert told["source_fingerprint"] == beton.fingerprint
 
 
 def test_a_part_is_not_written_over_its_source_or_over_another_file(target, tmp_path):

@@ -1,4 +1,4 @@
-"""Real photographs by the ten thousand: they convert, every one decodes, and stock FFCV loads the same pixels from our file."""
+"""Real photographs by the ten thousand: they convert, every one decodes, and stock FFCV loads the same pixels."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ SETS = {  # archive, folder inside it, images
     "ImageNet and phone photos": ("decode_imagenet110_big4.tar", ".", 114),
     "COCO128": ("coco128.tar", "coco128/images", 256),
 }
-# `import ffcv` sets torch's threads and warns: a process of its own. One image in ten, each by FFCV's own crop of its middle.
+# `import ffcv` sets torch's threads and warns: a process of its own. One image in ten, by FFCV's own crop of its middle.
 STOCK = """
 import sys, json, numpy as np
 from ffcv.fields.decoders import CenterCropRGBImageDecoder, IntDecoder

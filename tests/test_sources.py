@@ -355,7 +355,7 @@ def test_named_beside_numbered_classes_are_refused(tmp_path, pictures, target):
     (tmp_path / "folder" / "ant").mkdir(parents=True)
     (tmp_path / "folder" / "ant" / "f.jpg").write_bytes(jpeg(200))
     listed = write_list(tmp_path / "list.csv", ["path", "label"], [["p0.jpg", "4"]])
-    with pytest.raises(ValueError, match=r"some sources name their classes \(ant\), others number them \(4\)"):
+    with pytest.raises(ValueError, match=r"a class by name \('ant'\), others by number \(4\): convert them apart"):
         convert([tmp_path / "folder", listed], target)
 
 

@@ -1,13 +1,14 @@
 """Parquet and Arrow files with the images' bytes in a column: the layout of Hugging Face datasets, read from local files."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .candidate import MAX_BYTES, Candidate, Fetched, Label, Rejected, unprintable
-from .columns import LABEL_COLUMNS, pick
+from .candidate import MAX_BYTES, Candidate, Fetched, Label, Rejected, Stamp, unprintable
+from .columns import LABEL_COLUMNS, pick, refuse_twice
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "image_bytes", "bytes")
 SUFFIXES = (".parquet", ".arrow")
@@ -28,13 +29,14 @@ class Cell(NamedTuple):
     """One cell of an image column: row `place` of row group (Parquet) or record batch (Arrow) `group`."""
 
     path: str
+    stamp: Stamp
     column: str
     group: int
     place: int
 
     def fetch(self) -> Fetched:
         """See Place. The whole group is read and kept until another is asked for: neighbours come next."""
-        value = _column(self.path, self.column, self.group)[self.place].as_py()
+        value = _column(self.path, self.stamp, self.column, self.group)[self.place].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not data:
             raise ValueError("the cell holds no bytes")
@@ -49,6 +51,7 @@ class ArrowImages:
     def __init__(self, path: Path, *, image_column: str = "", label_column: str = "") -> None:
         self.path = path
         schema = _schema(path)
+        refuse_twice(schema.names, path)
         self._image = image_column or image_column_of(path)
         if self._image not in schema.names:
             raise ValueError(f"{path} has no column {self._image!r}; it has {', '.join(schema.names)}")
@@ -63,20 +66,22 @@ class ArrowImages:
         nested = pyarrow().types.is_struct(_schema(self.path).field(self._image).type)
         wanted = [*([self._label] if self._label else []), *self.columns]
         share = self.path.stat().st_size // max(1, _row_count(self.path))
+        status = self.path.stat()
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         listing = _listing(self.path, wanted, self._image if nested else "")
         for row, (group, index, facts, name) in enumerate(listing):
             label, values = (facts[0], facts[1:]) if self._label else (None, facts)
             name = name if name and not unprintable(name) else f"{row:08d}"
-            place = Cell(str(self.path), self._image, group, index)
+            place = Cell(str(self.path), stamp, self._image, group, index)
             texts = tuple("" if value is None else str(value) for value in values)
             yield Candidate(f"{self.path}/{row:08d}", name, place, self._label_of(label), share, texts)
 
     def _label_of(self, value: Any) -> Label:
-        if value is None or value == -1 or value == "":
+        if value is None or value == "" or (isinstance(value, int) and value < 0):
             return None
         if isinstance(value, int) and self.classes is not None:
             return self.classes[value] if 0 <= value < len(self.classes) else None
-        return value if isinstance(value, int) else str(value)
+        return value if isinstance(value, int) and value < 2**63 else str(value)
 
 
 def image_column_of(path: Path) -> str:
@@ -111,28 +116,39 @@ def _class_names(schema: Any, label: str) -> list[str] | None:
 def _opened(path: str) -> Any:
     """A ParquetFile, or an Arrow file or stream as a list of record batches, mapped, not read."""
     library = pyarrow()
-    try:
+    with _reading(path):
         if path.endswith(".parquet"):
             return library.parquet.ParquetFile(path, memory_map=True)
         source = library.memory_map(path)
         try:
             reader = library.ipc.open_file(source)
-            return [reader.get_batch(index) for index in range(reader.num_record_batches)]
+            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
         except library.ArrowInvalid:
             source.seek(0)
-            return list(library.ipc.open_stream(source))
-    except (library.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+            batches = list(library.ipc.open_stream(source))
+        for batch in batches:
+            batch.validate(full=True)  # offsets of a stranger's file are followed without a look
+        return batches
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """What pyarrow raises for a damaged file comes out as a ValueError that names it."""
+    try:
+        yield
+    except (pyarrow().ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 @lru_cache(maxsize=1)
-def _kept_open(path: str) -> Any:
+def _kept_open(path: str, stamp: Stamp) -> Any:
+    del stamp  # a file of the same name that is another file
     return _opened(path)
 
 
 @lru_cache(maxsize=1)
-def _column(path: str, column: str, group: int) -> Any:
-    file = _kept_open(path)
+def _column(path: str, stamp: Stamp, column: str, group: int) -> Any:
+    file = _kept_open(path, stamp)
     if isinstance(file, list):
         return file[group].column(column)
     return file.read_row_group(group, columns=[column]).column(column)
@@ -155,24 +171,26 @@ def _row_count(path: Path) -> int:
 def _listing(path: Path, columns: Sequence[str], image: str) -> Iterator[tuple[int, int, list[Any], str]]:
     """Group, index, values of `columns`, and the path that struct column `image` names; the bytes are not read."""
     file = _opened(str(path))
-    groups = len(file) if isinstance(file, list) else file.num_row_groups
-    for group in range(groups):
-        if isinstance(file, list):
-            batches = [file[group]]
-        else:
-            named = f"{image}.path"
-            has_path = image and any(file.schema.column(i).path == named for i in range(len(file.schema)))
-            wanted = [*columns, *([named] if has_path else [])]
-            rows = file.metadata.row_group(group).num_rows
-            batches = file.iter_batches(BATCH, row_groups=[group], columns=wanted) if wanted else [rows]
-        index = 0
-        for batch in batches:
-            count = batch if isinstance(batch, int) else batch.num_rows
-            values = [[None] * 0 if isinstance(batch, int) else batch.column(name).to_pylist() for name in columns]
-            names = _names_of(batch, image, count)
-            for at in range(count):
-                yield group, index, [column[at] for column in values], names[at]
-                index += 1
+    with _reading(path):
+        for group in range(len(file) if isinstance(file, list) else file.num_row_groups):
+            index = 0
+            for batch in [file[group]] if isinstance(file, list) else _batches(file, group, columns, image):
+                count = batch if isinstance(batch, int) else batch.num_rows
+                values = [] if isinstance(batch, int) else [batch.column(name).to_pylist() for name in columns]
+                names = _names_of(batch, image, count)
+                for at in range(count):
+                    yield group, index, [column[at] for column in values], names[at]
+                    index += 1
+
+
+def _batches(file: Any, group: int, columns: Sequence[str], image: str) -> Iterable[Any]:
+    """A row group's columns in batches; where none is wanted, just the number of its rows."""
+    named = f"{image}.path"
+    has_path = image and any(file.schema.column(i).path == named for i in range(len(file.schema)))
+    wanted = [*columns, *([named] if has_path else [])]
+    if not wanted:
+        return [file.metadata.row_group(group).num_rows]
+    return file.iter_batches(BATCH, row_groups=[group], columns=wanted)
 
 
 def _names_of(batch: Any, image: str, count: int) -> list[str]:

@@ -1,6 +1,7 @@
 """Which column of a table holds what, by the names that are usual."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "img")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
@@ -18,3 +19,10 @@ def pick(
     if needed and not found:
         raise ValueError(f"{where} has no column of {what} called {', '.join(known)}: name it with {flag}")
     return found
+
+
+def refuse_twice(names: Sequence[str], path: Path) -> None:
+    """Raise ValueError where two columns have one name."""
+    seen = [name for index, name in enumerate(names) if name in names[:index]]
+    if seen:
+        raise ValueError(f"{path} has two columns called {seen[0]!r}: rename one")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .candidate import Candidate, Rejected, Span, outside, unprintable
+from .columns import refuse_twice
 
 TABLE = "metadata.csv"  # the name and the `file_name` column are Hugging Face's imagefolder convention
 HINT = "name a folder of images, flat or with one subfolder per class"
@@ -66,11 +67,19 @@ def _read_table(path: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     """The columns of metadata.csv beside `file_name`, and each file's values."""
     if not path.is_file():
         return [], {}
+    try:
+        return _parsed_table(path)
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _parsed_table(path: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         reader = csv.DictReader(file, restval="")
         names = list(reader.fieldnames or ["none"])
         if "file_name" not in names:
             raise ValueError(f"{path} has no column 'file_name'; it has {', '.join(names)}")
+        refuse_twice(names, path)
         if "row" in names:
             raise ValueError(f"{path} has a column 'row', which is the name of the .beton's own: call it something else")
         table = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .arrow import cells, schema_names
 from .candidate import Candidate, Label, Rejected, Span, as_label, outside, unprintable
-from .columns import LABEL_COLUMNS, PATH_COLUMNS, pick
+from .columns import LABEL_COLUMNS, PATH_COLUMNS, pick, refuse_twice
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -23,6 +23,7 @@ class Listed:
     def __init__(self, path: Path, *, path_column: str = "", label_column: str = "", root: Path | None = None) -> None:
         self.path, self._root = path, root or path.parent
         names = _names(path)
+        refuse_twice(names, path)
         self._path_column = pick(names, path_column, PATH_COLUMNS, f"{path}", "paths", "--path-column")
         self._label_column = pick(names, label_column, LABEL_COLUMNS, f"{path}", "labels", "--label-column", needed=False)
         self.columns: Sequence[str] = [

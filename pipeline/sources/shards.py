@@ -79,8 +79,8 @@ class Shard:
                 end = _read(Span(str(self.path), archive.offset, tarfile.BLOCKSIZE))
             if any(end) or not end:  # tarfile takes a broken header for the end
                 raise tarfile.ReadError("no end-of-archive mark")
-        except (tarfile.TarError, OSError, ValueError) as error:
-            yield f"(after {name})", f"the shard is damaged from here on: {error}"
+        except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
+            yield f"(after {name})", f"the shard is damaged from here on: {error or type(error).__name__}"
 
     def _label(self, members: dict[str, Span]) -> Label:
         if CLASS not in members:
