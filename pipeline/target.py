@@ -44,8 +44,9 @@ def placing(target: Path) -> Iterator[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException as error:
-        with suppress(OSError):
-            remove_partials(target)
+        if not isinstance(error, BlockingIOError):  # else they are those of the conversion that holds the lock
+            with suppress(OSError):
+                remove_partials(target)
         for folder in missing:
             with suppress(OSError):  # never made, or somebody else's file stands in it
                 folder.rmdir()

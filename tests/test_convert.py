@@ -458,6 +458,24 @@ def test_the_manifest_is_true(photos, target):
     assert again["sha256"] == manifest["sha256"]
 
 
+def test_a_second_conversion_to_the_same_name_is_refused_and_does_the_first_no_harm(photos, folder, target):
+    shutil.copytree(photos, folder, dirs_exist_ok=True)
+    (folder / "cat" / "bad.jpg").write_bytes(b"no image")
+    refusals = []
+
+    def second(done, total):
+        if done == 10:
+            with pytest.raises(BlockingIOError, match="is being written by another conversion") as refused:
+                convert([photos], target)
+            refusals.append(refused)
+
+    assert convert([folder], target, progress=second).rows == 24
+    assert len(refusals) == 1
+    assert len(read_columns(target)["file_name"]) == 24
+    assert quarantine(target).keys() == {"bad.jpg"}
+    assert not list(target.parent.glob("*.partial"))
+
+
 def test_an_interrupted_conversion_leaves_no_file_behind(photos, target):
     def interrupt(done, total):
         if done == 10:
