@@ -43,7 +43,8 @@ def _convert(data: bytes, stamp: Stamp | None, encoding: Encoding) -> Encoded:
         upright = _orientation(image) == 1
         # MPO is what many phones write: a JPEG stream, with more pictures behind it that no decoder looks at
         plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and upright
-        if plain and native.jpeg_frame(data) is not None and is_kept(width, height, encoding):
+        frame = native.jpeg_frame(data)  # None: the training's decoder cannot read it, though Pillow can
+        if plain and frame and (frame.width, frame.height) == (width, height) and is_kept(width, height, encoding):
             check_decodes(data, width, height)
             return Encoded(JPEG, width, height, data if stamp is None else None, stamp)
         return _store(to_rgb(image if upright else ImageOps.exif_transpose(image)), encoding)

@@ -172,7 +172,10 @@ class _Crew:
         With `only`, answers for other chunks are left in their pipes, where their workers wait to get rid of them.
         """
         while len(self._workers) < min(self._count, len(todo) + len(self._workers)):
-            self._workers.append(_Worker(self._encoding))
+            try:
+                self._workers.append(_Worker(self._encoding))
+            except (EOFError, OSError) as error:  # the fork server has just died: the next start brings another
+                self._note_failed_start(f"{type(error).__name__}: {error}")
         for worker in self._workers:
             self._hand_out(worker, todo)
         busy = [worker for worker in self._workers if worker.tasks or not worker.ready]
@@ -221,9 +224,7 @@ class _Crew:
         code = worker.stop()
         self._workers.remove(worker)
         if not worker.ready:
-            self._failed_starts += 1
-            if self._failed_starts == MAX_FAILED_STARTS:
-                raise RuntimeError(f"conversion workers do not start ({why or f'exit code {code}'}): try --workers 0")
+            self._note_failed_start(why or f"exit code {code}")
         if not worker.tasks:
             return
         task, *waiting = worker.tasks
@@ -234,6 +235,11 @@ class _Crew:
             task.chunk.note(task.places[0], Rejected(candidate.path, reason))
         else:
             todo.extendleft(_Task(task.chunk, [place]) for place in reversed(task.places))
+
+    def _note_failed_start(self, why: str) -> None:
+        self._failed_starts += 1
+        if self._failed_starts == MAX_FAILED_STARTS:
+            raise RuntimeError(f"conversion workers do not start ({why}): try --workers 0")
 
     def close(self) -> None:
         """End all workers."""

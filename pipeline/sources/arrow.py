@@ -50,31 +50,37 @@ class ArrowImages:
 
     def __init__(self, path: Path, *, image_column: str = "", label_column: str = "") -> None:
         self.path = path
-        schema = _schema(path)
-        refuse_twice(schema.names, path)
-        self._image = image_column or image_column_of(path)
-        if self._image not in schema.names:
-            raise ValueError(f"{path} has no column {self._image!r}; it has {', '.join(schema.names)}")
-        self._label = pick(schema.names, label_column, LABEL_COLUMNS, f"{path}", "labels", "--label-column", needed=False)
-        types = pyarrow().types
-        plain = [field.name for field in schema if not types.is_nested(field.type) and not types.is_binary(field.type)]
-        self.columns: Sequence[str] = [name for name in plain if name not in (self._image, self._label, "row", "file_name")]
-        self.classes: Sequence[str] | None = _class_names(schema, self._label)
+        with _reading(path):
+            schema = _schema(path)
+            refuse_twice(schema.names, path)
+            self._image = image_column or image_column_of(path)
+            if self._image not in schema.names:
+                raise ValueError(f"{path} has no column {self._image!r}; it has {', '.join(schema.names)}")
+            self._label = pick(
+                schema.names, label_column, LABEL_COLUMNS, f"{path}", "labels", "--label-column", needed=False
+            )
+            types = pyarrow().types
+            plain = [field.name for field in schema if not types.is_nested(field.type) and not types.is_binary(field.type)]
+            self.columns: Sequence[str] = [
+                name for name in plain if name not in (self._image, self._label, "row", "file_name")
+            ]
+            self.classes: Sequence[str] | None = _class_names(schema, self._label)
 
     def items(self) -> Iterator[Candidate | Rejected]:
         """See Source."""
-        nested = pyarrow().types.is_struct(_schema(self.path).field(self._image).type)
-        wanted = [*([self._label] if self._label else []), *self.columns]
-        share = self.path.stat().st_size // max(1, _row_count(self.path))
-        status = self.path.stat()
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-        listing = _listing(self.path, wanted, self._image if nested else "")
-        for row, (group, index, facts, name) in enumerate(listing):
-            label, values = (facts[0], facts[1:]) if self._label else (None, facts)
-            name = name if name and not unprintable(name) else f"{row:08d}"
-            place = Cell(str(self.path), stamp, self._image, group, index)
-            texts = tuple("" if value is None else str(value) for value in values)
-            yield Candidate(f"{self.path}/{row:08d}", name, place, self._label_of(label), share, texts)
+        with _reading(self.path):
+            nested = pyarrow().types.is_struct(_schema(self.path).field(self._image).type)
+            wanted = [*([self._label] if self._label else []), *self.columns]
+            share = self.path.stat().st_size // max(1, _row_count(self.path))
+            status = self.path.stat()
+            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+            listing = _listing(self.path, wanted, self._image if nested else "")
+            for row, (group, index, facts, name) in enumerate(listing):
+                label, values = (facts[0], facts[1:]) if self._label else (None, facts)
+                name = name if name and not unprintable(name) else f"{row:08d}"
+                place = Cell(str(self.path), stamp, self._image, group, index)
+                texts = tuple("" if value is None else str(value) for value in values)
+                yield Candidate(f"{self.path}/{row:08d}", name, place, self._label_of(label), share, texts)
 
     def _label_of(self, value: Any) -> Label:
         if value is None or value == "" or (isinstance(value, int) and value < 0):
@@ -86,17 +92,19 @@ class ArrowImages:
 
 def image_column_of(path: Path) -> str:
     """The column of image bytes: a struct with `bytes`, or binary under a usual name; "" where there is none."""
-    schema, types = _schema(path), pyarrow().types
-    for field in schema:
-        if types.is_struct(field.type) and any(part.name == "bytes" for part in field.type):
-            return field.name
-    binary = [field.name for field in schema if types.is_binary(field.type) or types.is_large_binary(field.type)]
-    return next((name for name in IMAGE_COLUMNS if name in binary), binary[0] if len(binary) == 1 else "")
+    with _reading(path):
+        schema, types = _schema(path), pyarrow().types
+        for field in schema:
+            if types.is_struct(field.type) and any(part.name == "bytes" for part in field.type):
+                return field.name
+        binary = [field.name for field in schema if types.is_binary(field.type) or types.is_large_binary(field.type)]
+        return next((name for name in IMAGE_COLUMNS if name in binary), binary[0] if len(binary) == 1 else "")
 
 
 def schema_names(path: Path) -> list[str]:
     """The names of a file's columns."""
-    return list(_schema(path).names)
+    with _reading(path):
+        return list(_schema(path).names)
 
 
 def cells(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
