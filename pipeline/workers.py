@@ -15,13 +15,12 @@ from contextlib import closing, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.reduction import ForkingPickler
 
-from .encoding import Encoded, Encoding
+from .chunks import TASK, Chunk, Item, Outcome, Task, chunks_of, outcome_of, weight
+from .encoding import Encoding
 from .sources.candidate import Candidate, Rejected
 from .still import encode
 
-TASK, TASK_BYTES = 64, 1 << 22  # images and their bytes in a task: at 32 px an image takes .1 ms
 AHEAD = 4  # tasks a worker that are under way or wait for their turn to be written
 HELD_BYTES = 1 << 28  # of results that wait for their turn: above that only the next in turn is listened to
 PIECE_BYTES = 1 << 22  # a worker sends what it has when it has so much: a small PNG may hold 300 MB of pixels
@@ -33,9 +32,6 @@ MAX_FAILED_STARTS = 3
 # Not `fork`: `train FOLDER` converts inside a process that already runs torch's threads. Not `spawn`: there each worker, and
 # each that replaces one, would import the program anew (.4 s); the fork server imports it once.
 SERVER = multiprocessing.get_context("forkserver")
-
-Item = Candidate | Rejected
-Outcome = tuple[Candidate, Encoded] | Rejected
 
 
 def warm_up() -> None:
@@ -52,15 +48,15 @@ def warm_up() -> None:
 def encoded(items: Iterator[Item], encoding: Encoding, *, workers: int, task: int = TASK) -> Generator[Outcome]:
     """What became of each item, in order, from `workers` processes, `task` items at a time; `workers` 0: in this one."""
     if workers == 0:
-        yield from (_outcome(item, encode(item, encoding)) if isinstance(item, Candidate) else item for item in items)
+        yield from (outcome_of(item, encode(item, encoding)) if isinstance(item, Candidate) else item for item in items)
         return
-    chunks, ordered, todo = _chunks(items, task), deque[_Chunk](), deque[_Task]()
+    chunks, ordered, todo = chunks_of(items, task), deque[Chunk](), deque[Task]()
     with closing(_Crew(workers, encoding)) as crew:
         while True:
             while len(ordered) < AHEAD * workers and (chunk := next(chunks, None)):
                 ordered.append(chunk)
                 if places := [place for place, item in enumerate(chunk.items) if isinstance(item, Candidate)]:
-                    todo.append(_Task(chunk, places))
+                    todo.append(Task(chunk, places))
             if not ordered:
                 return
             full = sum(chunk.held for chunk in ordered) > HELD_BYTES
@@ -72,70 +68,6 @@ def encoded(items: Iterator[Item], encoding: Encoding, *, workers: int, task: in
                 ordered.popleft()
 
 
-def _outcome(item: Item, result: Encoded | Rejected | None) -> Outcome:
-    if isinstance(item, Rejected):
-        return item
-    assert result is not None
-    return result if isinstance(result, Rejected) else (item, result)
-
-
-class _Chunk:
-    """Consecutive items and what became of them."""
-
-    def __init__(self, items: list[Item]) -> None:
-        self.items = items
-        self.results: list[Encoded | Rejected | None] = [item if isinstance(item, Rejected) else None for item in items]
-        self.held = 0
-        self._next = 0
-
-    def note(self, place: int, result: Encoded | Rejected) -> None:
-        """What became of item `place`."""
-        self.results[place] = result
-        self.held += _weight(result)
-
-    def ready(self) -> Iterator[Outcome]:
-        """What can be handed on, in order; nothing is kept of it."""
-        while not self.emitted and (result := self.results[self._next]) is not None:
-            self.results[self._next] = None
-            self.held -= _weight(result)
-            self._next += 1
-            yield _outcome(self.items[self._next - 1], result)
-
-    @property
-    def emitted(self) -> bool:
-        """Whether all of it has been handed on."""
-        return self._next == len(self.items)
-
-
-def _weight(result: Encoded | Rejected) -> int:
-    return len(result.data) if isinstance(result, Encoded) and result.data is not None else 0
-
-
-def _chunks(items: Iterator[Item], most: int) -> Iterator[_Chunk]:
-    chunk: list[Item] = []
-    size = 0
-    for item in items:
-        chunk.append(item)
-        size += item.size if isinstance(item, Candidate) else 0
-        if len(chunk) == most or size > TASK_BYTES:
-            yield _Chunk(chunk)
-            chunk, size = [], 0
-    if chunk:
-        yield _Chunk(chunk)
-
-
-class _Task:
-    """The items at `places` of a chunk, as far as no answer has come for them."""
-
-    def __init__(self, chunk: _Chunk, places: list[int]) -> None:
-        self.chunk = chunk
-        self.places = deque(places)
-
-    def message(self) -> bytes:
-        """What its worker is sent."""
-        return bytes(ForkingPickler.dumps([self.chunk.items[place] for place in self.places]))
-
-
 class _Worker:
     """A process, the pipe to it, and its tasks: the one it works on, and at most one that waits in the pipe."""
 
@@ -144,7 +76,7 @@ class _Worker:
         self.process: ForkServerProcess = SERVER.Process(target=_serve, args=(theirs, encoding), daemon=True)
         self.process.start()
         theirs.close()  # so that its death is the end of the pipe
-        self.tasks = deque[_Task]()
+        self.tasks = deque[Task]()
         self.ready = False
         self.deadline = time.monotonic() + START_S
 
@@ -166,7 +98,7 @@ class _Crew:
         self._workers: list[_Worker] = []
         self._failed_starts = 0
 
-    def work(self, todo: deque[_Task], *, only: _Chunk | None) -> None:
+    def work(self, todo: deque[Task], *, only: Chunk | None) -> None:
         """Hand out tasks, wait until something happens, and note it in the chunks; a failed task comes back in pieces.
 
         With `only`, answers for other chunks are left in their pipes, where their workers wait to get rid of them.
@@ -191,7 +123,7 @@ class _Crew:
             elif worker.deadline < time.monotonic():
                 self._lose(worker, todo, f"took longer than {LIMIT_S:.0f} s")
 
-    def _hand_out(self, worker: _Worker, todo: deque[_Task]) -> None:
+    def _hand_out(self, worker: _Worker, todo: deque[Task]) -> None:
         while worker.ready and todo and len(worker.tasks) < 2:
             message = todo[0].message()
             if worker.tasks and len(message) > QUEUED_BYTES:
@@ -202,7 +134,7 @@ class _Crew:
             with suppress(OSError):  # it died idle: _hear will meet the end of its pipe
                 worker.pipe.send_bytes(message)
 
-    def _hear(self, worker: _Worker, todo: deque[_Task]) -> None:
+    def _hear(self, worker: _Worker, todo: deque[Task]) -> None:
         try:
             results = worker.pipe.recv()
         except (EOFError, OSError):
@@ -219,7 +151,7 @@ class _Crew:
         worker.deadline = time.monotonic() + LIMIT_S if worker.tasks else float("inf")
         self._hand_out(worker, todo)
 
-    def _lose(self, worker: _Worker, todo: deque[_Task], why: str) -> None:
+    def _lose(self, worker: _Worker, todo: deque[Task], why: str) -> None:
         """Replace a worker; of its task each image is tried alone, and one that was alone is the culprit."""
         code = worker.stop()
         self._workers.remove(worker)
@@ -234,7 +166,7 @@ class _Crew:
             candidate = task.chunk.items[task.places[0]]
             task.chunk.note(task.places[0], Rejected(candidate.path, reason))
         else:
-            todo.extendleft(_Task(task.chunk, [place]) for place in reversed(task.places))
+            todo.extendleft(Task(task.chunk, [place]) for place in reversed(task.places))
 
     def _note_failed_start(self, why: str) -> None:
         self._failed_starts += 1
@@ -259,7 +191,7 @@ def _serve(pipe: Connection, encoding: Encoding) -> None:
             results, size = [], 0
             for candidate in pipe.recv():
                 results.append(encode(candidate, encoding))
-                size += _weight(results[-1])
+                size += weight(results[-1])
                 if size > PIECE_BYTES:
                     pipe.send(results)
                     results, size = [], 0

@@ -32,7 +32,7 @@ from viewmill.pipeline.beton import ALLOCATION, FIELD, FIELD_TYPES, HEADER, JPEG
 from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.convert import CELL, convert
 from viewmill.pipeline.manifest import SETTLED_S, open_trusted, read_columns, sidecars
-from viewmill.pipeline.recipe import CentreCrop, Recipe, View, weak
+from viewmill.pipeline.recipe import weak
 
 ROOM = 1 << 30  # address space that a mutant may take on top of what the interpreter and the libraries hold
 HANG_S = 30
@@ -683,7 +683,7 @@ def without(data: bytes, marker: int) -> bytes:
 
 
 @pytest.mark.parametrize("marker", [0xC4, 0xDB], ids=["Huffman", "quantisation"])
-def test_what_a_jpeg_leaves_out_is_not_taken_from_the_one_before_it(tmp_path, mill, marker):
+def test_what_a_jpeg_leaves_out_is_not_taken_from_the_one_before_it(tmp_path, marker):
     """A decoder that is kept from one image to the next keeps their tables too: rows would depend on their neighbours."""
     stream = io.BytesIO()
     Image.fromarray(picture(1)).save(stream, "JPEG", quality=30, optimize=True)
@@ -694,9 +694,7 @@ def test_what_a_jpeg_leaves_out_is_not_taken_from_the_one_before_it(tmp_path, mi
     for name, samples in (("alone", alone), ("after", after)):
         path = tmp_path / f"{name}.beton"
         write_beton(path, samples, capacity=len(samples))
-        whole = Recipe((View(16, crop=CentreCrop(1.0), flip=0.0),))
-        valid_B, (crops,) = mill(open_beton(path), whole, threads=1)
-        seen.append((bool(valid_B[-1]), crops[0, -1].tobytes()))
+        seen.append([row - len(samples) for row, _ in examine.undecodable(open_beton(path), threads=1)])
         (tmp_path / name).mkdir()
         for row, sample in enumerate(samples):
             (tmp_path / name / f"{'z' if sample is alone[0] else 'a'}{row}.jpg").write_bytes(sample.data)
@@ -706,7 +704,7 @@ def test_what_a_jpeg_leaves_out_is_not_taken_from_the_one_before_it(tmp_path, mi
         except ValueError:  # it alone is none
             rows = []
         converted.append(sum(row.startswith("z") for row in rows))
-    assert seen[0] == seen[1]
+    assert seen[0] == seen[1]  # the last row, or none
     assert converted[0] == converted[1]
 
 

@@ -129,14 +129,14 @@ def test_large_results_wait_in_their_pipes_until_it_is_their_turn(monkeypatch):
     monkeypatch.setattr(workers, "HELD_BYTES", 8 << 20)
     most = 0
 
-    def watched(self, place, result, *, note=workers._Chunk.note):
+    def watched(self, place, result, *, note=workers.Chunk.note):
         nonlocal most
         note(self, place, result)
         chunks.add(self)
         most = max(most, sum(chunk.held for chunk in chunks))
 
     chunks = set()
-    monkeypatch.setattr(workers._Chunk, "note", watched)
+    monkeypatch.setattr(workers.Chunk, "note", watched)
     items = [candidate(Block(i)) for i in range(300)]
     for number, outcome in enumerate(encoded(iter(items), PIXELS, workers=3)):
         assert outcome[1].data[0] == number % 256

@@ -1,0 +1,80 @@
+"""Items in chunks on their way through the workers, and what became of them, handed on in order."""
+
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
+
+from .encoding import Encoded
+from .sources.candidate import Candidate, Rejected
+
+TASK, TASK_BYTES = 64, 1 << 22  # images and their bytes in a task: at 32 px an image takes .1 ms
+
+Item = Candidate | Rejected
+Outcome = tuple[Candidate, Encoded] | Rejected
+
+
+def outcome_of(item: Item, result: Encoded | Rejected | None) -> Outcome:
+    """An item and what became of it."""
+    if isinstance(item, Rejected):
+        return item
+    assert result is not None
+    return result if isinstance(result, Rejected) else (item, result)
+
+
+class Chunk:
+    """Consecutive items and what became of them."""
+
+    def __init__(self, items: list[Item]) -> None:
+        self.items = items
+        self.results: list[Encoded | Rejected | None] = [item if isinstance(item, Rejected) else None for item in items]
+        self.held = 0
+        self._next = 0
+
+    def note(self, place: int, result: Encoded | Rejected) -> None:
+        """What became of item `place`."""
+        self.results[place] = result
+        self.held += weight(result)
+
+    def ready(self) -> Iterator[Outcome]:
+        """What can be handed on, in order; nothing is kept of it."""
+        while not self.emitted and (result := self.results[self._next]) is not None:
+            self.results[self._next] = None
+            self.held -= weight(result)
+            self._next += 1
+            yield outcome_of(self.items[self._next - 1], result)
+
+    @property
+    def emitted(self) -> bool:
+        """Whether all of it has been handed on."""
+        return self._next == len(self.items)
+
+
+def weight(result: Encoded | Rejected) -> int:
+    """Bytes that a result holds."""
+    return len(result.data) if isinstance(result, Encoded) and result.data is not None else 0
+
+
+def chunks_of(items: Iterator[Item], most: int) -> Iterator[Chunk]:
+    """`items` in chunks of at most `most`, and of not much more than TASK_BYTES."""
+    chunk: list[Item] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += item.size if isinstance(item, Candidate) else 0
+        if len(chunk) == most or size > TASK_BYTES:
+            yield Chunk(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield Chunk(chunk)
+
+
+class Task:
+    """The items at `places` of a chunk, as far as no answer has come for them."""
+
+    def __init__(self, chunk: Chunk, places: list[int]) -> None:
+        self.chunk = chunk
+        self.places = deque(places)
+
+    def message(self) -> bytes:
+        """What its worker is sent."""
+        return bytes(ForkingPickler.dumps([self.chunk.items[place] for place in self.places]))
