@@ -40,16 +40,18 @@ def write_beton(
     """
     partial = target.with_name(target.name + ".partial")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    ours = False
     try:
         _lock(descriptor, partial, target)
-        try:
-            os.ftruncate(descriptor, 0)  # what a killed conversion left
-            count = _write_open(descriptor, samples, capacity)
-            os.fsync(descriptor)
-            publish(partial, target)
-        except BaseException:
+        ours = True
+        os.ftruncate(descriptor, 0)  # what a killed conversion left
+        count = _write_open(descriptor, samples, capacity)
+        os.fsync(descriptor)
+        publish(partial, target)
+    except BaseException:
+        if ours:
             partial.unlink(missing_ok=True)
-            raise
+        raise
     finally:
         os.close(descriptor)
     sync_folder(target.parent)
@@ -168,7 +170,7 @@ class _Page:
 def _check_room(descriptor: int, need: int) -> None:
     """Stop before the disk is full, so that others on it can still work."""
     status = os.fstatvfs(descriptor)
-    if status.f_bavail * status.f_frsize < need:
+    if status.f_blocks and status.f_bavail * status.f_frsize < need:  # ramfs knows no size
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -68,13 +68,30 @@ def encoded(items: Iterator[Item], encoding: Encoding, *, workers: int, task: in
                 ordered.popleft()
 
 
+@contextmanager
+def _interrupts_noted() -> Iterator[None]:
+    """Ctrl-C comes when this is over: between a request to the fork server and its data it would end the server."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if noted:
+            signal.raise_signal(signal.SIGINT)
+
+
 class _Worker:
     """A process, the pipe to it, and its tasks: the one it works on, and at most one that waits in the pipe."""
 
     def __init__(self, encoding: Encoding) -> None:
         self.pipe, theirs = SERVER.Pipe()
         self.process: ForkServerProcess = SERVER.Process(target=_serve, args=(theirs, encoding), daemon=True)
-        self.process.start()
+        with _interrupts_noted():
+            self.process.start()
         theirs.close()  # so that its death is the end of the pipe
         self.tasks = deque[Task]()
         self.ready = False
@@ -108,6 +125,7 @@ class _Crew:
                 self._workers.append(_Worker(self._encoding))
             except (EOFError, OSError) as error:  # the fork server has just died: the next start brings another
                 self._note_failed_start(f"{type(error).__name__}: {error}")
+                time.sleep(0.1 * self._failed_starts)  # for some ms the dead one still counts as alive
         for worker in self._workers:
             self._hand_out(worker, todo)
         busy = [worker for worker in self._workers if worker.tasks or not worker.ready]

@@ -32,7 +32,7 @@ from viewmill.pipeline.beton import ALLOCATION, FIELD, FIELD_TYPES, HEADER, JPEG
 from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.convert import CELL, convert
 from viewmill.pipeline.manifest import SETTLED_S, open_trusted, read_columns, sidecars
-from viewmill.pipeline.recipe import weak
+from viewmill.pipeline.recipe import CentreCrop, Recipe, View, weak
 
 ROOM = 1 << 30  # address space that a mutant may take on top of what the interpreter and the libraries hold
 HANG_S = 30
@@ -706,6 +706,21 @@ def test_what_a_jpeg_leaves_out_is_not_taken_from_the_one_before_it(tmp_path, ma
         converted.append(sum(row.startswith("z") for row in rows))
     assert seen[0] == seen[1]  # the last row, or none
     assert converted[0] == converted[1]
+
+
+@pytest.mark.parametrize("marker", [0xC4, 0xDB], ids=["Huffman", "quantisation"])
+def test_the_mill_takes_nothing_of_an_image_from_the_one_before_it(tmp_path, mill, marker):
+    """A stock .beton may hold such streams; so may ours: without Huffman tables a JPEG is one by the standard's own."""
+    stream = io.BytesIO()
+    Image.fromarray(picture(1)).save(stream, "JPEG", quality=30, optimize=True)
+    (height, width, _), whole = picture(0).shape, Recipe((View(16, crop=CentreCrop(1.0), flip=0.0),))
+    alone = [Sample(JPEG, width, height, 0, without(encoded(0), marker))]
+    seen = []
+    for samples in (alone, [Sample(JPEG, *picture(1).shape[1::-1], 0, stream.getvalue()), *alone]):
+        write_beton(tmp_path / "a.beton", samples, capacity=2)
+        valid_B, (crops,) = mill(open_beton(tmp_path / "a.beton"), whole, threads=1)
+        seen.append((bool(valid_B[-1]), crops[0, -1].tobytes()))
+    assert seen[0] == seen[1]
 
 
 def bare_shard(path: Path, members: dict[str, bytes]) -> Path:
