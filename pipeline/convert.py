@@ -24,7 +24,7 @@ from .survey import Survey, survey
 from .target import check_target, placing, remove_partials
 from .workers import Outcome, encoded, warm_up
 
-UNTIMED = 4
+TRIED = 16  # images of a task of the estimate: enough for the exchange not to weigh, few enough for all workers to take part
 CELL = 100_000  # letters of a cell of the table: Python's own reader of such tables stops at 131,072
 
 
@@ -133,12 +133,12 @@ def _version(package: str) -> str:
 
 
 def _estimate(found: Survey, encoding: Encoding, workers: int, target: Path) -> Estimate:
-    """From `found.spread`, encoded as the whole will be; the first few are not timed, since they wait for the processes."""
-    stored, started, timed = 0, 0.0, 0
-    for number, outcome in enumerate(encoded(iter(found.spread), encoding, workers=workers, task=UNTIMED), start=1):
-        if number == UNTIMED:
+    """From `found.spread`, encoded as the whole will be; the first half is not timed, since it waits for the processes."""
+    stored, started, timed, untimed = 0, 0.0, 0, len(found.spread) // 2
+    for number, outcome in enumerate(encoded(iter(found.spread), encoding, workers=workers, task=TRIED), start=1):
+        if number == untimed:
             started = time.perf_counter()
-        timed = max(0, number - UNTIMED)
+        timed = max(0, number - untimed)
         if not isinstance(outcome, Rejected):
             candidate, result = outcome
             stored += candidate.size if result.data is None else len(result.data)
