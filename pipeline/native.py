@@ -1,7 +1,7 @@
 """FFCV's compiled library, found and loaded by path, without `import ffcv`.
 
 Importing ffcv takes 5 to 9 s, sets torch's thread count for the whole process, and its ctypes functions keep numba from
-caching. The library itself needs none of that: it exports a C `imdecode` over libjpeg-turbo.
+caching. The library itself needs none of that: it is C over libjpeg-turbo, whose functions are found through it.
 """
 
 import ctypes
