@@ -38,19 +38,19 @@ def write_beton(
     earlier samples stay legal. The bytes go to `target`.partial, locked against a second writer, and get their name only
     when complete and on disk, by `publish(partial, target)`.
     """
-    partial = target.with_name(target.name + ".partial")
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    written = partial(target)
+    descriptor = os.open(written, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     ours = False
     try:
-        _lock(descriptor, partial, target)
+        _lock(descriptor, written, target)
         ours = True
         os.ftruncate(descriptor, 0)  # what a killed conversion left
         count = _write_open(descriptor, samples, capacity)
         os.fsync(descriptor)
-        publish(partial, target)
+        publish(written, target)
     except BaseException:
         if ours:
-            partial.unlink(missing_ok=True)
+            written.unlink(missing_ok=True)
         raise
     finally:
         os.close(descriptor)
@@ -58,11 +58,16 @@ def write_beton(
     return count
 
 
-def _lock(descriptor: int, partial: Path, target: Path) -> None:
+def partial(path: Path) -> Path:
+    """What a file is called until it is whole."""
+    return path.with_name(path.name + ".partial")
+
+
+def _lock(descriptor: int, written: Path, target: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # A writer that ended between our open and our lock has made this file its result, or removed it.
-        ours = os.path.samestat(os.fstat(descriptor), os.stat(partial))
+        ours = os.path.samestat(os.fstat(descriptor), os.stat(written))
     except (BlockingIOError, FileNotFoundError):
         ours = False
     if not ours:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from .beton import ALLOCATION, MIN_PAGE_SIZE, ROW, Sample
-from .beton_writer import write_beton
+from .beton_writer import partial, write_beton
 from .encoding import Encoded, Encoding
-from .manifest import commit, partial, sidecars, write_manifest
+from .manifest import commit, sidecars, write_manifest
 from .sources.candidate import Candidate, Rejected
 from .sources.opened import Reading, items_of, open_sources
 from .survey import Survey, survey

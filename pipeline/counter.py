@@ -59,3 +59,9 @@ def bits(key: Key, row: np.ndarray, view: int | np.ndarray = 0, block: int = 0) 
 def uniform(key: Key, row: np.ndarray, view: int | np.ndarray = 0, block: int = 0) -> np.ndarray:
     """float64 [4, *row.shape], uniform in the open interval (0, 1)."""
     return (bits(key, row, view, block).astype(np.float64) + 0.5) * 2.0**-32
+
+
+def wide(key: Key, row: np.ndarray) -> np.ndarray:
+    """uint64 [*row.shape]: 64 random bits a row, what to sort by for a random order."""
+    words = bits(key, row)
+    return (words[0] << np.uint64(32)) | words[1]

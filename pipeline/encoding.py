@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 from . import native
-from .beton import MAX_PIXELS, MAX_SIDE
+from .beton import JPEG, MAX_PIXELS, MAX_SIDE
 from .sources.candidate import Stamp
 
 
@@ -54,6 +54,12 @@ def check_size(width: int, height: int) -> None:
     """Raise ValueError for more pixels than are decoded; called before decoding, since a 420 kB PNG can hold 144 million."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise ValueError(f"{width}x{height} pixels; at most {MAX_PIXELS} and {MAX_SIDE} a side")
+
+
+def as_it_is(data: bytes, stamp: Stamp | None, width: int, height: int) -> Encoded:
+    """A JPEG whose bytes are kept; raises ValueError where the training's decoder does not read them."""
+    check_decodes(data, width, height)
+    return Encoded(JPEG, width, height, data if stamp is None else None, stamp)
 
 
 def check_decodes(data: bytes, width: int, height: int) -> None:

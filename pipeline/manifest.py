@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .beton import Beton, InvalidBeton, open_beton
-from .beton_writer import sync_folder
+from .beton_writer import partial, sync_folder
 
 READ_SIZE = 1 << 22
 SETTLED_S = 2.0
@@ -32,11 +32,6 @@ def sidecars(target: Path) -> dict[str, Path]:
         "quarantine": target.with_name(target.name + ".quarantine.jsonl"),
         "columns": target.with_name(target.name + ".columns.csv"),
     }
-
-
-def partial(path: Path) -> Path:
-    """What a file is called until it is whole."""
-    return path.with_name(path.name + ".partial")
 
 
 def file_sha256(

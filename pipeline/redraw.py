@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import native
 from .beton import JPEG, RAW
-from .encoding import Encoded, Encoding, check_decodes, check_size, is_kept
+from .encoding import Encoded, Encoding, as_it_is, check_decodes, check_size, is_kept
 from .sources.candidate import Stamp
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -45,8 +45,7 @@ def _convert(data: bytes, stamp: Stamp | None, encoding: Encoding) -> Encoded:
         plain = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and upright
         frame = native.jpeg_frame(data)  # None: the training's decoder cannot read it, though Pillow can
         if plain and frame and (frame.width, frame.height) == (width, height) and is_kept(width, height, encoding):
-            check_decodes(data, width, height)
-            return Encoded(JPEG, width, height, data if stamp is None else None, stamp)
+            return as_it_is(data, stamp, width, height)
         return _store(to_rgb(image if upright else ImageOps.exif_transpose(image)), encoding)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from . import counter
 from .beton import Beton, Sample
-from .beton_writer import write_beton
-from .manifest import commit, partial, read_manifest, sidecars, write_manifest
+from .beton_writer import partial, write_beton
+from .manifest import commit, read_columns, read_manifest, sidecars, write_manifest
 from .target import check_target, placing, remove_partials
 
 
@@ -18,8 +18,7 @@ def by_fraction(beton: Beton, fraction: float, *, seed: int) -> np.ndarray:
     """int64: about `fraction` of the rows of every label, drawn by `seed`, in row order; at least one of each label."""
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction must lie between 0 and 1, got {fraction}")
-    words = counter.bits(counter.Key(seed, counter.SUBSET, 0), np.arange(len(beton)))
-    draw_N = (words[0] << np.uint64(32)) | words[1]
+    draw_N = counter.wide(counter.Key(seed, counter.SUBSET, 0), np.arange(len(beton)))
     order_N = np.lexsort((draw_N, beton.label_N))
     _, first, count = np.unique(beton.label_N[order_N], return_index=True, return_counts=True)
     chosen = [order_N[start : start + max(1, round(fraction * number))] for start, number in zip(first, count, strict=True)]
@@ -42,7 +41,7 @@ def by_label(beton: Beton, names: Collection[str], classes: Sequence[str]) -> np
 
 def by_list(beton: Beton, path: Path) -> np.ndarray:
     """int64: the rows listed in the text file `path`, one number or file name a line, in that order; each row once."""
-    names = {name: row for row, name in enumerate(file_names(beton))}
+    names = {name: row for row, name in enumerate(read_columns(beton.path).get("file_name", []))}
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         entry = line.strip()
@@ -57,15 +56,6 @@ def by_list(beton: Beton, path: Path) -> np.ndarray:
     if len(set(rows)) != len(rows):
         raise ValueError(f"{path} lists a row twice")
     return np.array(rows, np.int64)
-
-
-def file_names(beton: Beton) -> list[str]:
-    """The names that the rows had in their source; empty where no table tells."""
-    path = sidecars(beton.path)["columns"]
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return [row["file_name"] for row in csv.DictReader(file)]
 
 
 def check_part(beton: Beton, row_N: np.ndarray, target: Path, *, overwrite: bool) -> None:
@@ -114,7 +104,7 @@ def copy_rows(
 
 
 def _copy_columns(source: Path, target: Path, row_N: np.ndarray) -> None:
-    """Write the table of `target`: the chosen lines of the source's, looked up by their places so that none is kept."""
+    """Write the table of `target`: the chosen lines of the source's, which is held in memory meanwhile."""
     path = sidecars(source)["columns"]
     lines: list[list[str]] = []
     head = ["row"]

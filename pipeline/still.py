@@ -6,8 +6,7 @@ else goes to redraw.py.
 """
 
 from . import native
-from .beton import JPEG
-from .encoding import Encoded, Encoding, check_decodes, check_size, is_kept
+from .encoding import Encoded, Encoding, as_it_is, check_size, is_kept
 from .sources.candidate import Candidate, Rejected, Stamp
 
 EXIF = b"Exif\0\0"
@@ -39,5 +38,4 @@ def _unchanged(data: bytes, stamp: Stamp | None, encoding: Encoding) -> Encoded 
     check_size(width, height)
     if not is_kept(width, height, encoding):
         return None
-    check_decodes(data, width, height)
-    return Encoded(JPEG, width, height, data if stamp is None else None, stamp)
+    return as_it_is(data, stamp, width, height)

@@ -15,7 +15,6 @@ class Survey(NamedTuple):
 
     images: int
     """Candidates: the most rows there can be."""
-    size_bytes: int
     classes: list[str]
     """Class names by label; empty where labels are numbers or there are none."""
     number: dict[Label, int]
@@ -29,7 +28,7 @@ class Survey(NamedTuple):
 
 def survey(sources: Sequence[Source]) -> Survey:
     """List `sources` once. Raises ValueError where they hold nothing, or classes by name beside classes by number."""
-    count = size = 0
+    count = 0
     labels: set[Label] = set()
     spread, stride = [], 1
     digest = hashlib.sha256()
@@ -44,7 +43,7 @@ def survey(sources: Sequence[Source]) -> Survey:
                 spread, stride = spread[::2], stride * 2
         labels.add(item.label)
         digest.update(f"{item.name}\0{item.label}\0{item.size}\0".encode())
-        count, size = count + 1, size + item.size
+        count += 1
     if not count:
         shown = ", ".join(str(source.path) for source in sources)
         why = f": {rejected.path}: {rejected.reason}" if rejected else ""
@@ -56,7 +55,7 @@ def survey(sources: Sequence[Source]) -> Survey:
         told = f"some images have a class by name ({classes[0][:40]!r}), others by number ({numbers[0]})"
         raise ValueError(f"{where}: {told}: convert them apart")
     number: dict[Label, int] = {None: -1} | {name: index for index, name in enumerate(classes)} | {n: n for n in numbers}
-    return Survey(count, size, classes, number, columns_of(sources), digest.hexdigest(), spread)
+    return Survey(count, classes, number, columns_of(sources), digest.hexdigest(), spread)
 
 
 def _classes(sources: Sequence[Source], found: set[str]) -> list[str]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .candidate import MAX_BYTES, Candidate, Fetched, Label, Rejected, Stamp, unprintable
+from .candidate import MAX_BYTES, Candidate, Fetched, Label, Rejected, Stamp, stamp_of, unprintable
 from .columns import LABEL_COLUMNS, pick, refuse_twice
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "image_bytes", "bytes")
@@ -71,9 +71,8 @@ class ArrowImages:
         with _reading(self.path):
             nested = pyarrow().types.is_struct(_schema(self.path).field(self._image).type)
             wanted = [*([self._label] if self._label else []), *self.columns]
-            share = self.path.stat().st_size // max(1, _row_count(self.path))
             status = self.path.stat()
-            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+            share, stamp = status.st_size // max(1, _row_count(self.path)), stamp_of(status)
             listing = _listing(self.path, wanted, self._image if nested else "")
             for row, (group, index, facts, name) in enumerate(listing):
                 label, values = (facts[0], facts[1:]) if self._label else (None, facts)

@@ -99,7 +99,12 @@ class Span(NamedTuple):
             raise ValueError("the file is empty")
         if len(data) != size:
             raise ValueError(f"ends after {len(data)} of {size} bytes")
-        return Fetched(data, (status.st_ino, status.st_size, status.st_mtime_ns))
+        return Fetched(data, stamp_of(status))
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The stamp of a file."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def as_label(text: str) -> Label:
