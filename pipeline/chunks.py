@@ -8,6 +8,7 @@ from .encoding import Encoded
 from .sources.candidate import Candidate, Rejected
 
 TASK, TASK_BYTES = 64, 1 << 22  # images and their bytes in a task: at 32 px an image takes .1 ms
+FIRST_TASK = 16  # images of the first tasks, so that a few dozen occupy every worker
 
 Item = Candidate | Rejected
 Outcome = tuple[Candidate, Encoded] | Rejected
@@ -54,14 +55,14 @@ def weight(result: Encoded | Rejected) -> int:
     return len(result.data) if isinstance(result, Encoded) and result.data is not None else 0
 
 
-def chunks_of(items: Iterator[Item], most: int) -> Iterator[Chunk]:
-    """`items` in chunks of at most `most`, and of not much more than TASK_BYTES."""
+def chunks_of(items: Iterator[Item]) -> Iterator[Chunk]:
+    """`items` in chunks of FIRST_TASK, from the fifth on of TASK, and of not much more than TASK_BYTES."""
     chunk: list[Item] = []
     size = 0
-    for item in items:
+    for count, item in enumerate(items):
         chunk.append(item)
         size += item.size if isinstance(item, Candidate) else 0
-        if len(chunk) == most or size > TASK_BYTES:
+        if len(chunk) == (FIRST_TASK if count < TASK else TASK) or size > TASK_BYTES:
             yield Chunk(chunk)
             chunk, size = [], 0
     if chunk:

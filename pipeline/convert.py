@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from importlib import metadata
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -24,7 +25,6 @@ from .survey import Survey, survey
 from .target import check_target, placing, remove_partials
 from .workers import Outcome, encoded, warm_up
 
-TRIED = 16  # images of a task of the estimate: enough for the exchange not to weigh, few enough for all workers to take part
 CELL = 100_000  # letters of a cell of the table: Python's own reader of such tables stops at 131,072
 
 
@@ -83,14 +83,13 @@ def convert(
         _warm_up(target)
     sources = open_sources(paths, reading)
     found = survey(sources)
-    estimate = _estimate(found, encoding, workers, target)
-    _check_space(estimate)
-    announce(estimate)
-    with (
-        placing(target),
-        closing(encoded(items_of(sources), encoding, workers=workers)) as outcomes,
-        ExitStack() as stack,
-    ):
+    # One crew for both: the images of the estimate go through it first.
+    outcomes = encoded(chain(found.spread, items_of(sources)), encoding, workers=workers)
+    with closing(outcomes), ExitStack() as stack:
+        estimate = _estimate(found, islice(outcomes, len(found.spread)), target)
+        _check_space(estimate)
+        announce(estimate)
+        stack.enter_context(placing(target))
         sieve = _Sieve(found, target, max_bad, progress, stack)
 
         def publish(written: Path, target: Path) -> None:
@@ -132,10 +131,10 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _estimate(found: Survey, encoding: Encoding, workers: int, target: Path) -> Estimate:
-    """From `found.spread`, encoded as the whole will be; the first half is not timed, since it waits for the processes."""
+def _estimate(found: Survey, outcomes: Iterator[Outcome], target: Path) -> Estimate:
+    """From what became of `found.spread`; the first half is not timed, since it waits for the processes."""
     stored, started, timed, untimed = 0, 0.0, 0, len(found.spread) // 2
-    for number, outcome in enumerate(encoded(iter(found.spread), encoding, workers=workers, task=TRIED), start=1):
+    for number, outcome in enumerate(outcomes, start=1):
         if number == untimed:
             started = time.perf_counter()
         timed = max(0, number - untimed)

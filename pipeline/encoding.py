@@ -65,7 +65,7 @@ def as_it_is(data: bytes, stamp: Stamp | None, width: int, height: int) -> Encod
 def check_decodes(data: bytes, width: int, height: int) -> None:
     """Raise ValueError for a JPEG that the decoder of the training does not read without a complaint."""
     try:
-        readable = native.decodes(data, height=height, width=width)
+        readable = native.decodes(data, height=height, width=width, eighths=1)
     except native.EngineUnavailable:
         return  # this machine trains with another engine, which decodes as Pillow does
     if not readable:

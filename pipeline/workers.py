@@ -16,7 +16,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 
-from .chunks import TASK, Chunk, Item, Outcome, Task, chunks_of, outcome_of, weight
+from .chunks import Chunk, Item, Outcome, Task, chunks_of, outcome_of, weight
 from .encoding import Encoding
 from .sources.candidate import Candidate, Rejected
 from .still import encode
@@ -45,12 +45,12 @@ def warm_up() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def encoded(items: Iterator[Item], encoding: Encoding, *, workers: int, task: int = TASK) -> Generator[Outcome]:
-    """What became of each item, in order, from `workers` processes, `task` items at a time; `workers` 0: in this one."""
+def encoded(items: Iterator[Item], encoding: Encoding, *, workers: int) -> Generator[Outcome]:
+    """What became of each item, in order, from `workers` processes; `workers` 0: in this one."""
     if workers == 0:
         yield from (outcome_of(item, encode(item, encoding)) if isinstance(item, Candidate) else item for item in items)
         return
-    chunks, ordered, todo = chunks_of(items, task), deque[Chunk](), deque[Task]()
+    chunks, ordered, todo = chunks_of(items), deque[Chunk](), deque[Task]()
     with closing(_Crew(workers, encoding)) as crew:
         while True:
             while len(ordered) < AHEAD * workers and (chunk := next(chunks, None)):

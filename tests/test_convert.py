@@ -122,6 +122,16 @@ def test_the_first_folder_on_the_way_is_the_class_and_files_at_the_top_have_none
     assert sorted(open_beton(target).label_N.tolist()) == [-1, 0, 1, 1]
 
 
+def test_a_target_in_its_own_source_folder_is_no_image_of_it(photos):
+    shutil.copytree(photos, photos.parent / "own")
+    folder = photos.parent / "own"
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "not.beton.jpg").write_bytes(next(photos.rglob("*.jpg")).read_bytes())
+    first = convert([folder], folder / "own.beton")
+    again = convert([folder], folder / "own.beton", overwrite=True)
+    assert (first.rows, first.rejected) == (again.rows, again.rejected) == (25, 1)
+
+
 def test_any_number_of_workers_writes_the_same_bytes(folder, tmp_path):
     source = factors.write_folder(folder, 150, seed=0, size=24)
     (source / "disc" / "00002.jpg").write_bytes(b"no image")

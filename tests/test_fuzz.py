@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viewmill.pipeline import examine
+from viewmill.pipeline import examine, native
 from viewmill.pipeline.beton import ALLOCATION, FIELD, FIELD_TYPES, HEADER, JPEG, RAW, InvalidBeton, Sample, open_beton
 from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.convert import CELL, convert
@@ -670,6 +671,25 @@ def test_every_row_of_mutant_photographs_is_one_that_the_mill_decodes(tmp_path, 
     valid_B, _ = mill(open_beton(tmp_path / "a.beton"), weak(16))
     assert valid_B.all()
     assert 60 < done.rows < 540
+
+
+@pytest.mark.parametrize(
+    "options", [{"subsampling": n} for n in (0, 1, 2, "4:1:1")] + [{"progressive": True}, {"restart_marker_blocks": 1}]
+)
+def test_an_eighth_of_a_jpeg_tells_of_its_damage_what_the_whole_tells(options):
+    """What conversion checks, against what training decodes: any damage, in the headers or between the coefficients."""
+    body = photograph(encoded(1, **options))
+    verdicts = Counter()
+    for number in range(1_500):
+        data = mutant(body, "eighth", number)
+        frame = native.jpeg_frame(data)
+        if frame is None or frame.width * frame.height > 1 << 22:
+            continue
+        size = {"height": frame.height, "width": frame.width}
+        whole = native.decodes(data, **size)
+        assert native.decodes(data, **size, eighths=1) == whole, f"mutant {number}"
+        verdicts[whole] += 1
+    assert min(verdicts[True], verdicts[False]) > 100
 
 
 def without(data: bytes, marker: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,13 +10,17 @@ from .candidate import Candidate, Rejected, Span, outside, unprintable
 from .columns import refuse_twice
 
 TABLE = "metadata.csv"  # the name and the `file_name` column are Hugging Face's imagefolder convention
+OURS = re.compile(
+    r"\.beton(\.json|\.columns\.csv|\.quarantine\.jsonl)?(\.partial)?$"
+)  # manifest.sidecars, and a writing in work
 HINT = "name a folder of images, flat or with one subfolder per class"
 
 
 class Folder:
     """Sorted, folder by folder: a file's class is the first subfolder on its way; files at the top have none.
 
-    Hidden files are passed over; what leads out of the folder, is no regular file or has an undecodable name is rejected.
+    Hidden files are passed over, and .beton files with what stands beside them, since people write into the folder that they
+    convert; what leads out of the folder, is no regular file or has an undecodable name is rejected.
     """
 
     classes: Sequence[str] | None = None
@@ -47,13 +52,17 @@ class Folder:
 def _walk(folder: str, above: tuple[str, ...]) -> Iterator[tuple[os.DirEntry[str], tuple[str, ...]]]:
     """Every entry that is no folder, with its name's parts; links to folders are not entered."""
     with os.scandir(folder) as entries:
-        shown = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        shown = sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda entry: entry.name)
     below = [entry for entry in shown if entry.is_dir(follow_symlinks=False)]
     for entry in shown:
         if not entry.is_dir(follow_symlinks=False) and (above or entry.name != TABLE):
             yield entry, (*above, entry.name)
     for entry in below:
         yield from _walk(entry.path, (*above, entry.name))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or (".beton" in name and OURS.search(name) is not None)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
