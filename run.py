@@ -58,7 +58,6 @@ from .journal.folder import Refused, locked, settle_config, write_json
 from .journal.log import Log, versions
 from .journal.signals import deferred
 from .objectives.methods import Method, candidate_count
-from .pipeline.order import steps_per_epoch
 from .pipeline.recipe import RECIPES
 from .pipeline.sources.opened import is_source
 
@@ -78,6 +77,8 @@ def train(config: Train) -> int:
         # a bad file is refused before torch loads
         beton = None if is_source(config.data) else open_images(config.data)
         if beton is not None:
+            from .pipeline.order import steps_per_epoch
+
             steps_per_epoch(len(beton), config.batch)
 
     import torch

@@ -10,40 +10,56 @@ Shape suffixes: N = views, 3 = RGB.
 
 import numpy as np
 
+from .compiled import compiled
 from .plan import ORDERS, ViewPlan
 
-LUMA = np.array((0.2989, 0.587, 0.114))  # torchvision's rgb_to_grayscale
+LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def affine_maps(plan: ViewPlan, members: tuple[int, ...]) -> np.ndarray:
     """float32 [N, 2, 2, 3, 3] for views `members`, view-major: [before or after hue, (M, T), 3, 3]."""
     views = list(members)
-    order_NO = ORDERS[plan.order_VB[views].reshape(-1)]
-    factor_ON = np.stack([part[views].reshape(-1) for part in (plan.brightness_VB, plan.contrast_VB, plan.saturation_VB)])
-    count = len(order_NO)
-    maps = np.zeros((count, 2, 2, 3, 3))
-    maps[:, :, 0] = np.eye(3)
-    before_N = np.ones(count, bool)
-    for position in range(4):
-        for operation in (BRIGHTNESS, CONTRAST, SATURATION):
-            for half, chosen_N in enumerate((before_N, ~before_N)):
-                now = np.flatnonzero(chosen_N & (order_NO[:, position] == operation))
-                maps[now, half] = _after(operation, factor_ON[operation, now], maps[now, half])
-        before_N &= order_NO[:, position] != HUE
-    grey = np.flatnonzero(plan.grey_VB[views].reshape(-1))
-    maps[grey, 1] = np.ones((3, 1)) * LUMA @ maps[grey, 1]
-    return maps.astype(np.float32)
+    order_N4 = ORDERS[plan.order_VB[views].reshape(-1)]
+    brightness_N, contrast_N, saturation_N, grey_N = (
+        part[views].reshape(-1) for part in (plan.brightness_VB, plan.contrast_VB, plan.saturation_VB, plan.grey_VB)
+    )
+    maps_N2233 = np.empty((len(order_N4), 2, 2, 3, 3), np.float32)
+    _fill(order_N4, brightness_N, contrast_N, saturation_N, grey_N, maps_N2233)
+    return maps_N2233
 
 
-def _after(operation: int, factor_N: np.ndarray, maps_N: np.ndarray) -> np.ndarray:
-    """The pair (M, T) followed by one operation; `maps_N` is [N, 2, 3, 3]."""
-    factor = factor_N[:, None, None, None]
-    grey = np.ones((3, 1)) * LUMA
-    if operation == BRIGHTNESS:
-        return factor * maps_N
-    if operation == SATURATION:
-        return factor * maps_N + (1 - factor) * (grey @ maps_N)
-    mean = maps_N.sum(axis=1)  # the current mean colour is (M + T) mu
-    shift = (1 - factor[:, 0]) * (grey @ mean)
-    return factor * maps_N + np.stack((np.zeros_like(shift), shift), axis=1)
+@compiled()
+def _fill(order_N4, brightness_N, contrast_N, saturation_N, grey_N, maps_N2233):
+    maps = np.empty((2, 2, 3, 3))
+    for n in range(len(order_N4)):
+        maps[:] = 0.0
+        for i in range(3):
+            maps[0, 0, i, i] = maps[1, 0, i, i] = 1.0
+        half = 0
+        for operation in order_N4[n]:
+            if operation == BRIGHTNESS:
+                maps[half] *= brightness_N[n]
+            elif operation == CONTRAST:
+                _towards_grey(maps[half], contrast_N[n], True)
+            elif operation == SATURATION:
+                _towards_grey(maps[half], saturation_N[n], False)
+            else:
+                half = 1
+        if grey_N[n]:
+            _towards_grey(maps[1], 0.0, False)
+        maps_N2233[n] = maps
+
+
+@compiled()
+def _towards_grey(map_233, factor, of_the_mean):
+    """A pixel moves to f x + (1 - f) g, g its own luma (saturation, greyscale) or the mean's, (M + T) mu (contrast)."""
+    for k in range(3):
+        own = mean = 0.0
+        for j in range(3):
+            own += LUMA[j] * map_233[0, j, k]
+            mean += LUMA[j] * map_233[1, j, k]
+        for i in range(3):
+            to_m, to_t = (0.0, own + mean) if of_the_mean else (own, mean)
+            map_233[0, i, k] = factor * map_233[0, i, k] + (1 - factor) * to_m
+            map_233[1, i, k] = factor * map_233[1, i, k] + (1 - factor) * to_t

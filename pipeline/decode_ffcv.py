@@ -1,15 +1,15 @@
 """The ffcv engine: FFCV's C decoder under our own compiled kernels and threads."""
 
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from . import kernels
 from .beton import Beton
+from .engine import Then, nothing
 from .plan import ViewPlan
-from .threads import in_pieces
+from .threads import Scratch, in_pieces
 
 
 class FfcvEngine:
@@ -22,9 +22,9 @@ class FfcvEngine:
             (beton.offset_N, beton.size_N, beton.mode_N, beton.height_N, beton.width_N), axis=-1
         ).astype(np.int64)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="viewmill-ffcv")
-        self._scratch = threading.local()
+        self._scratch = Scratch()
 
-    def crops(self, row_B: np.ndarray, plan: ViewPlan, outs: tuple[np.ndarray, ...]) -> np.ndarray:
+    def crops(self, row_B: np.ndarray, plan: ViewPlan, outs: tuple[np.ndarray, ...], then: Then = nothing) -> np.ndarray:
         """See Engine."""
         places_B5 = self._places_N5[row_B]
         group_V, slot_V = np.empty((2, len(plan.recipe.views)), np.int64)
@@ -33,21 +33,14 @@ class FfcvEngine:
         status_B = np.empty(len(row_B), np.uint8)
 
         def work(begin: int, end: int) -> None:
-            encoded = self._buffer("encoded", places_B5[begin:end, 1].max())
-            decoded = self._buffer("decoded", (places_B5[begin:end, 3] * places_B5[begin:end, 4]).max() * 3)
+            encoded = self._scratch.take("encoded", places_B5[begin:end, 1].max())
+            decoded = self._scratch.take("decoded", (places_B5[begin:end, 3] * places_B5[begin:end, 4]).max() * 3)
             fixed = (self._descriptor, places_B5, plan.box_VB4, plan.flip_VB, group_V, slot_V, outs, status_B)
             kernels.mill(*fixed, begin, end, encoded, decoded)
+            then(begin, end)
 
         in_pieces(self._pool, work, len(row_B))
         return status_B == kernels.OK
-
-    def _buffer(self, name: str, size: int) -> np.ndarray:
-        """This thread's scratch, grown to the largest image it has met."""
-        buffer = getattr(self._scratch, name, None)
-        if buffer is None or len(buffer) < size:
-            buffer = np.empty(int(size), np.uint8)
-            setattr(self._scratch, name, buffer)
-        return buffer
 
     def close(self) -> None:
         """See Engine."""

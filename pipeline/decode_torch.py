@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .beton import RAW, Beton
+from .engine import Then, nothing
 from .plan import ViewPlan
 from .threads import in_pieces
 
@@ -20,7 +21,7 @@ class TorchEngine:
         self._descriptor = os.open(beton.path, os.O_RDONLY)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="viewmill-torch")
 
-    def crops(self, row_B: np.ndarray, plan: ViewPlan, outs: tuple[np.ndarray, ...]) -> np.ndarray:
+    def crops(self, row_B: np.ndarray, plan: ViewPlan, outs: tuple[np.ndarray, ...], then: Then = nothing) -> np.ndarray:
         """See Engine."""
         valid_B = np.ones(len(row_B), bool)
 
@@ -31,6 +32,7 @@ class TorchEngine:
                 for out, members in zip(outs, plan.recipe.groups, strict=True):
                     for slot, v in enumerate(members):
                         out[slot, b] = 0 if image is None else _crop(image, plan, v, b, size=out.shape[2])
+            then(begin, end)
 
         in_pieces(self._pool, work, len(row_B))
         return valid_B

@@ -8,11 +8,18 @@ import numpy as np
 from .beton import Beton
 from .plan import ViewPlan
 
+Then = Callable[[int, int], None]
+"""What follows on the images `begin` to `end` of a batch once they are cut, on the thread that cut them."""
+
+
+def nothing(begin: int, end: int) -> None:
+    """The Then of crops that nothing follows on."""
+
 
 class Engine(Protocol):
     """Decodes rows and cuts their views, on the host. Not safe for two callers at a time; close it when done."""
 
-    def crops(self, row_B: np.ndarray, plan: ViewPlan, outs: tuple[np.ndarray, ...]) -> np.ndarray:
+    def crops(self, row_B: np.ndarray, plan: ViewPlan, outs: tuple[np.ndarray, ...], then: Then = nothing) -> np.ndarray:
         """Fill `outs` (one uint8 [views, B, S, S, 3] per group of the recipe); returns valid_B, False where unreadable."""
         ...
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-TJPF_RGB, TJFLAG_FASTDCT = 0, 2048  # turbojpeg.h; FFCV's choice
+TJPF_RGB, TJFLAG_ACCURATEDCT = 0, 4096  # turbojpeg.h
 _scratch = threading.local()
 
 
@@ -46,7 +46,7 @@ def library() -> ctypes.CDLL:
 
 
 def decodes(data: bytes, *, height: int, width: int, eighths: int = 8) -> bool:
-    """Whether libjpeg-turbo decodes the whole JPEG stream `data`, as FFCV asks it to, without an error or a warning.
+    """Whether libjpeg-turbo decodes the whole JPEG stream `data`, as the mill asks it to, without an error or a warning.
 
     With a decoder of its own each time (1 us): FFCV keeps one, in which a stream that lacks its tables finds those of the
     image before, so that whether it can be read would depend on its neighbours.
@@ -61,7 +61,7 @@ def decodes(data: bytes, *, height: int, width: int, eighths: int = 8) -> bool:
     loaded = library()
     handle = loaded.tjInitDecompress()
     try:
-        return loaded.tjDecompress2(handle, data, len(data), pixels, width, 0, height, TJPF_RGB, TJFLAG_FASTDCT) == 0
+        return loaded.tjDecompress2(handle, data, len(data), pixels, width, 0, height, TJPF_RGB, TJFLAG_ACCURATEDCT) == 0
     finally:
         loaded.tjDestroy(handle)
 

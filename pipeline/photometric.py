@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .colour import affine_maps
 from .plan import ViewPlan
-from .recipe import View
+from .spaces import NUMBERS, to_space
 
 SOLARISE_THRESHOLD = 128 / 255  # torchvision.transforms.RandomSolarize(128), on 0..1
 
@@ -42,7 +42,7 @@ def draws(plan: ViewPlan, members: tuple[int, ...], *, pin: bool = False) -> Dra
     sigma_N = plan.sigma_VB[views].reshape(-1)
     blurred = np.flatnonzero(sigma_N)
     recipes = [view for view in (plan.recipe.views[v] for v in views) for _ in range(plan.box_VB4.shape[1])]
-    coloured = views if any(_has_colour(plan.recipe.views[v]) for v in views) else []
+    coloured = views if any(plan.recipe.views[v].has_colour for v in views) else []
     parts = Draws(
         maps_N2233=torch.from_numpy(affine_maps(plan, tuple(coloured))),
         hue_N=torch.from_numpy(plan.hue_VB[coloured].reshape(-1)),
@@ -55,12 +55,8 @@ def draws(plan: ViewPlan, members: tuple[int, ...], *, pin: bool = False) -> Dra
     return Draws(*(part.pin_memory() for part in parts)) if pin else parts
 
 
-def _has_colour(view: View) -> bool:
-    return view.jitter is not None or view.grey > 0
-
-
-def develop(crops_NSS3: Tensor, what: Draws) -> Tensor:
-    """float32 [N, 3, S, S], channels_last, normalised, of uint8 crops; both arguments on the same device."""
+def develop(crops_NSS3: Tensor, what: Draws, space: str = "rgb") -> Tensor:
+    """float32 [N, 3, S, S], channels_last, normalised, in colour space `space`, of uint8 crops; all on one device."""
     count, side = crops_NSS3.shape[:2]
     x_N3P = crops_NSS3.permute(0, 3, 1, 2).reshape(count, 3, side * side).to(torch.float32).mul_(1 / 255)
     if len(what.hue_N):
@@ -73,6 +69,7 @@ def develop(crops_NSS3: Tensor, what: Draws) -> Tensor:
     if len(what.solarise_index):
         chosen = x_N3SS[what.solarise_index]
         x_N3SS[what.solarise_index] = torch.where(chosen >= SOLARISE_THRESHOLD, 1 - chosen, chosen)
+    x_N3SS = to_space(x_N3SS, NUMBERS[space])
     x_N3SS = (x_N3SS - what.mean_N3[:, :, None, None]) / what.std_N3[:, :, None, None]
     return x_N3SS.contiguous(memory_format=torch.channels_last)
 

@@ -12,12 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 from . import counter
-from .recipe import CentreCrop, RandomCrop, Recipe, View
+from .compiled import compiled
+from .recipe import CentreCrop, Patch, RandomCrop, Recipe, View
 
 CROP_TRIES = 10  # as torchvision; then the central crop of the nearest allowed aspect
 # Blocks of four numbers in a view's stream: one per crop try, then these.
-CHANCES, FACTORS, REST = CROP_TRIES, CROP_TRIES + 1, CROP_TRIES + 2
+CHANCES, FACTORS, REST, PLACE = CROP_TRIES, CROP_TRIES + 1, CROP_TRIES + 2, CROP_TRIES + 3
+SHUFFLE = PLACE + 1  # and the blocks after it
+PARENT = 1 << 20  # the view whose stream holds what the patches of an image share
 ORDERS = np.array(list(permutations(range(4))), dtype=np.int8)  # of brightness, contrast, saturation, hue
+RANDOM, CENTRE, PATCH = range(3)
 
 
 class ViewPlan(NamedTuple):
@@ -40,88 +44,159 @@ class ViewPlan(NamedTuple):
     solarise_VB: np.ndarray
 
 
+class _Rules(NamedTuple):
+    """A View in numbers, for the compiled code. Pairs are lowest and highest."""
+
+    kind: int
+    scale: tuple[float, float]
+    log_ratio: tuple[float, float]
+    share: float
+    cells: int
+    slot: int
+    flip: float
+    jitter: float
+    brightness: tuple[float, float]
+    contrast: tuple[float, float]
+    saturation: tuple[float, float]
+    hue: tuple[float, float]
+    grey: float
+    blur: float
+    sigma: tuple[float, float]
+    solarise: float
+
+
 def draw(recipe: Recipe, *, seed: int, epoch: int, row_B: np.ndarray, height_B: np.ndarray, width_B: np.ndarray) -> ViewPlan:
     """The plan of a batch: rows `row_B`, stored as `height_B` x `width_B` pixels."""
-    key = counter.Key(seed, counter.VIEWS, epoch)
-    views = [_draw_view(view, v, key, row_B, height_B, width_B) for v, view in enumerate(recipe.views)]
-    return ViewPlan(recipe, *(np.stack(parts) for parts in zip(*views, strict=True)))
+    shape = len(recipe.views), len(row_B)
+    kinds = (bool, np.int8, *[np.float32] * 4, bool, np.float32, bool)
+    plan = ViewPlan(recipe, np.empty((*shape, 4), np.int32), *(np.empty(shape, kind) for kind in kinds))
+    for v, view in enumerate(recipe.views):
+        _draw_view(_rules(view), np.uint64(seed), epoch, v, row_B, height_B, width_B, *(part[v] for part in plan[1:]))
+    return plan
 
 
-def _draw_view(
-    view: View, v: int, key: counter.Key, row_B: np.ndarray, height_B: np.ndarray, width_B: np.ndarray
-) -> tuple[np.ndarray, ...]:
+def _rules(view: View) -> _Rules:
+    kind, share, cells, slot, random = CENTRE, 1.0, 1, 0, RandomCrop()
     if isinstance(view.crop, RandomCrop):
-        box_B4 = _random_boxes(view.crop, v, key, row_B, height_B, width_B)
-    else:
-        box_B4 = _centre_boxes(view.crop, height_B, width_B)
-    flip, jitter, grey, solarise = counter.uniform(key, row_B, v, CHANCES)
-    factors = counter.uniform(key, row_B, v, FACTORS)
-    blur, sigma, order, _ = counter.uniform(key, row_B, v, REST)
-    return (
-        box_B4,
-        flip < view.flip,
-        (order * len(ORDERS)).astype(np.int8),
-        *_colour_factors(view, jitter, factors),
-        grey < view.grey,
-        _sigma(view, blur, sigma),
-        solarise < view.solarise,
+        kind, random = RANDOM, view.crop
+    elif isinstance(view.crop, Patch):
+        kind, share, cells, slot, random = PATCH, view.crop.share, view.crop.cells, view.crop.slot, view.crop.within
+    elif isinstance(view.crop, CentreCrop):
+        share = view.crop.share
+    jitter, blur = view.jitter, view.blur
+    strengths = (jitter.brightness, jitter.contrast, jitter.saturation) if jitter else (0.0, 0.0, 0.0)
+    brightness, contrast, saturation = ((max(0.0, 1.0 - strength), 1.0 + strength) for strength in strengths)
+    hue = float(jitter.hue) if jitter else 0.0
+    return _Rules(
+        kind=kind,
+        scale=(float(random.scale[0]), float(random.scale[1])),
+        log_ratio=(float(np.log(random.ratio[0])), float(np.log(random.ratio[1]))),
+        share=float(share),
+        cells=cells,
+        slot=slot,
+        flip=float(view.flip),
+        jitter=float(jitter.probability) if jitter else 0.0,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        hue=(-hue, hue),
+        grey=float(view.grey),
+        blur=float(blur.probability) if blur else 0.0,
+        sigma=(float(blur.sigma[0]), float(blur.sigma[1])) if blur else (0.0, 0.0),
+        solarise=float(view.solarise),
     )
 
 
-def _random_boxes(
-    crop: RandomCrop, v: int, key: counter.Key, row_B: np.ndarray, height_B: np.ndarray, width_B: np.ndarray
-) -> np.ndarray:
-    """torchvision.transforms.RandomResizedCrop.get_params, all images at once: later tries only for those that failed."""
-    box_B4 = _fallback_boxes(crop, height_B, width_B)
-    open_ = np.arange(len(row_B))
+@compiled()
+def _draw_view(
+    rules,
+    seed,
+    epoch,
+    v,
+    rows,
+    heights,
+    widths,
+    box,
+    flip,
+    order,
+    brightness,
+    contrast,
+    saturation,
+    hue,
+    grey,
+    sigma,
+    solarise,
+):
+    key = seed, counter.VIEWS, epoch
+    for b in range(len(rows)):
+        row = rows[b]
+        lane = PARENT if rules.kind == PATCH else v
+        if rules.kind == CENTRE:
+            side = max(np.rint(min(heights[b], widths[b]) * rules.share), 1)
+            top, left, h, w = _centred(side, side, heights[b], widths[b])
+        else:
+            top, left, h, w = _random_box(rules, key, row, lane, heights[b], widths[b])
+        box[b, 0], box[b, 1], box[b, 2], box[b, 3] = top, left, h, w
+        if rules.kind == PATCH:
+            _take_patch(rules, key, row, v, box[b])
+        flip[b] = counter.block_uniform(key, row, lane, CHANCES)[0] < rules.flip
+        _, jitter, greyed, solarised = counter.block_uniform(key, row, v, CHANCES)
+        f0, f1, f2, f3 = counter.block_uniform(key, row, v, FACTORS)
+        blur, width, place, _ = counter.block_uniform(key, row, v, REST)
+        jittered = jitter < rules.jitter
+        order[b] = np.int8(place * len(ORDERS))
+        brightness[b] = _between(rules.brightness, f0) if jittered else 1
+        contrast[b] = _between(rules.contrast, f1) if jittered else 1
+        saturation[b] = _between(rules.saturation, f2) if jittered else 1
+        hue[b] = _between(rules.hue, f3) if jittered else 0
+        grey[b] = greyed < rules.grey
+        sigma[b] = _between(rules.sigma, width) if blur < rules.blur else 0
+        solarise[b] = solarised < rules.solarise
+
+
+@compiled(inline=True)
+def _between(bounds, x):
+    return bounds[0] + x * (bounds[1] - bounds[0])
+
+
+@compiled()
+def _random_box(rules, key, row, lane, height, width):
+    """torchvision.transforms.RandomResizedCrop.get_params: top, left, height, width."""
     for attempt in range(CROP_TRIES):
-        area, aspect, y, x = counter.uniform(key, row_B[open_], v, attempt)
-        height, width = height_B[open_], width_B[open_]
-        target = height * width * (crop.scale[0] + area * (crop.scale[1] - crop.scale[0]))
-        low, high = np.log(crop.ratio)
-        ratio = np.exp(low + aspect * (high - low))
+        area, aspect, y, x = counter.block_uniform(key, row, lane, attempt)
+        target = height * width * _between(rules.scale, area)
+        ratio = np.exp(_between(rules.log_ratio, aspect))
         w, h = np.rint(np.sqrt(target * ratio)), np.rint(np.sqrt(target / ratio))
-        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-        box = np.stack((np.floor(y * (height - h + 1)), np.floor(x * (width - w + 1)), h, w), axis=-1)
-        box_B4[open_[fits]] = box[fits]
-        open_ = open_[~fits]
-        if not open_.size:
-            break
-    return box_B4
-
-
-def _fallback_boxes(crop: RandomCrop, height_B: np.ndarray, width_B: np.ndarray) -> np.ndarray:
-    ratio_B = np.clip(width_B / height_B, *crop.ratio)
-    w = np.where(width_B / height_B > crop.ratio[1], np.rint(height_B * ratio_B), width_B)
-    h = np.where(width_B / height_B < crop.ratio[0], np.rint(width_B / ratio_B), height_B)
-    return _centred(h, w, height_B, width_B)
-
-
-def _centre_boxes(crop: CentreCrop, height_B: np.ndarray, width_B: np.ndarray) -> np.ndarray:
-    side_B = np.maximum(np.rint(np.minimum(height_B, width_B) * crop.share), 1)
-    return _centred(side_B, side_B, height_B, width_B)
-
-
-def _centred(h: np.ndarray, w: np.ndarray, height_B: np.ndarray, width_B: np.ndarray) -> np.ndarray:
-    h, w = np.clip(h, 1, height_B).astype(np.int32), np.clip(w, 1, width_B).astype(np.int32)
-    return np.stack(((height_B - h) // 2, (width_B - w) // 2, h, w), axis=-1).astype(np.int32)
-
-
-def _colour_factors(view: View, chance_B: np.ndarray, uniform_4B: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Brightness, contrast, saturation and hue, as torchvision.transforms.ColorJitter draws them."""
-    if view.jitter is None:
-        return (*np.ones((3, len(chance_B)), np.float32), np.zeros(len(chance_B), np.float32))
-    strengths = view.jitter.brightness, view.jitter.contrast, view.jitter.saturation
-    bounds = [(max(0.0, 1 - strength), 1 + strength) for strength in strengths] + [(-view.jitter.hue, view.jitter.hue)]
-    applied_B = chance_B < view.jitter.probability
-    return tuple(
-        np.where(applied_B, low + uniform * (high - low), neutral).astype(np.float32)
-        for (low, high), uniform, neutral in zip(bounds, uniform_4B, (1, 1, 1, 0), strict=True)
+        if 0 < w <= width and 0 < h <= height:
+            return int(y * (height - h + 1)), int(x * (width - w + 1)), int(h), int(w)
+    shape = width / height
+    ratio = min(max(shape, np.exp(rules.log_ratio[0])), np.exp(rules.log_ratio[1]))
+    return _centred(
+        np.rint(width / ratio) if shape < ratio else height,
+        np.rint(height * ratio) if shape > ratio else width,
+        height,
+        width,
     )
 
 
-def _sigma(view: View, chance_B: np.ndarray, uniform_B: np.ndarray) -> np.ndarray:
-    if view.blur is None:
-        return np.zeros(len(chance_B), np.float32)
-    low, high = view.blur.sigma
-    return np.where(chance_B < view.blur.probability, low + uniform_B * (high - low), 0).astype(np.float32)
+@compiled()
+def _centred(h, w, height, width):
+    h, w = int(min(max(h, 1), height)), int(min(max(w, 1), width))
+    return (int(height) - h) // 2, (int(width) - w) // 2, h, w
+
+
+@compiled()
+def _take_patch(rules, key, row, v, box):
+    """Shrink `box` to the patch of its slot: a cell by the image's own permutation, and a place drawn within the cell."""
+    count = rules.cells * rules.cells
+    cell = np.arange(count)
+    for i in range(count - 1, 0, -1):  # Fisher and Yates
+        j = int(counter.block_uniform(key, row, PARENT, SHUFFLE + i // 4)[i % 4] * (i + 1))
+        cell[i], cell[j] = cell[j], cell[i]
+    chosen = cell[rules.slot]
+    y, x, _, _ = counter.block_uniform(key, row, v, PLACE)
+    top, left, height, width = box[0], box[1], box[2] / rules.cells, box[3] / rules.cells
+    h, w = max(int(height * rules.share), 1), max(int(width * rules.share), 1)
+    box[0] = min(top + int((chosen // rules.cells) * height + y * (height - h)), top + box[2] - h)
+    box[1] = min(left + int((chosen % rules.cells) * width + x * (width - w)), left + box[3] - w)
+    box[2], box[3] = h, w

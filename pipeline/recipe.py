@@ -1,9 +1,14 @@
 """What a view is: frozen dataclasses that a plan is drawn from. No torch here, so that `--help` is instant."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# As the authors of CMC (arXiv 1906.05849) normalise: the middle and half the range of each channel.
+LAB_MEAN, LAB_STD = (50.0, 6.025, -6.6895), (50.0, 92.208, 101.1675)
+YCBCR_MEAN, YCBCR_STD = (116.151, 121.080, 132.342), (109.500, 111.855, 111.964)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,26 @@ class CentreCrop:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """One of `cells` x `cells` patches of a crop that all patches of an image share, as PIRL's jigsaw (arXiv 1912.01991).
+
+    Slot `slot` holds the patch of a cell by a permutation drawn for each image; the patch covers `share` of the cell's
+    height and width, at a place of its own. 64 of 85 px are the paper's.
+    """
+
+    slot: int
+    within: RandomCrop = RandomCrop((0.6, 1.0))
+    cells: int = 3
+    share: float = 64 / 85
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.slot < self.cells**2:
+            raise ValueError(f"a slot must lie in 0 to {self.cells**2 - 1}, got {self.slot}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must lie in (0, 1], got {self.share}")
+
+
+@dataclass(frozen=True)
 class Jitter:
     """torchvision's ColorJitter, applied with `probability`; factors are drawn from 1 +- the strength, hue from +- hue."""
 
@@ -53,53 +78,129 @@ class Blur:
     probability: float = 0.5
     sigma: tuple[float, float] = (0.1, 2.0)
 
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma[0] <= self.sigma[1]:
+            raise ValueError(f"sigma must rise above 0, got {self.sigma}")
+
 
 @dataclass(frozen=True)
 class View:
-    """One view of an image: `size` in pixels, then what may happen to it, in the order of the fields."""
+    """One view of an image: `size` in pixels, then what may happen to it, in the order of the fields.
+
+    `split` cuts its channels into tensors of their own: (1, 2) is L and ab, two halves of one draw.
+    """
 
     size: int
-    crop: RandomCrop | CentreCrop = RandomCrop()
+    crop: RandomCrop | CentreCrop | Patch = RandomCrop()
     flip: float = 0.5
     jitter: Jitter | None = None
     grey: float = 0.0
     blur: Blur | None = None
     solarise: float = 0.0
+    space: Literal["rgb", "lab", "ycbcr"] = "rgb"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    split: tuple[int, ...] = (3,)
 
     def __post_init__(self) -> None:
+        if min(self.split, default=0) < 1 or sum(self.split) != 3:
+            raise ValueError(f"split must share out 3 channels, got {self.split}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0, got {self.std}")
+        for name in ("flip", "grey", "solarise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
         if self.size < 1:
             raise ValueError(f"a view's size must be at least 1 pixel, got {self.size}")
+
+    @property
+    def has_colour(self) -> bool:
+        """Whether colours may change."""
+        return self.jitter is not None or self.grey > 0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The views of one image. Views of equal size travel in one tensor: a group."""
+    """The views of one image. Views of equal size, space and split travel together: a group."""
 
     views: tuple[View, ...]
 
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise ValueError("a recipe needs at least one view")
+
     @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
-        """Which views share a tensor: positions in `views`, in the order of first appearance of their size."""
-        sizes = list(dict.fromkeys(view.size for view in self.views))
-        return tuple(tuple(i for i, view in enumerate(self.views) if view.size == size) for size in sizes)
+        """Which views travel together: positions in `views`, in the order of first appearance."""
+        kinds = [(view.size, view.space, view.split) for view in self.views]
+        return tuple(tuple(v for v, kind in enumerate(kinds) if kind == found) for found in dict.fromkeys(kinds))
+
+    @property
+    def tensors(self) -> tuple[tuple[int, int, int], ...]:
+        """Group, first channel and number of channels of each tensor of a batch: a group that is split makes several."""
+        found: list[tuple[int, int, int]] = []
+        for group, members in enumerate(self.groups):
+            first = 0
+            for channels in self.views[members[0]].split:
+                found.append((group, first, channels))
+                first += channels
+        return tuple(found)
+
+
+def _strong(size: int) -> View:
+    """SimCLR's view in MoCo v2's strengths; no blur up to 64 px, as SimCLR does for CIFAR-10."""
+    jitter, blur = Jitter(0.4, 0.4, 0.4, 0.1, probability=0.8), Blur() if size > 64 else None
+    return View(size=size, jitter=jitter, grey=0.2, blur=blur)
 
 
 def simclr(size: int) -> Recipe:
-    """SimCLR's two views (arXiv 2002.05709, appendix A, in MoCo v2's strengths); no blur up to 64 px, as for CIFAR-10."""
-    view = View(
-        size=size,
-        jitter=Jitter(0.4, 0.4, 0.4, 0.1, probability=0.8),
-        grey=0.2,
-        blur=Blur() if size > 64 else None,
-    )
-    return Recipe((view, view))
+    """Two strong views (arXiv 2002.05709, appendix A, in the strengths of MoCo v2, arXiv 2003.04297)."""
+    return Recipe((_strong(size), _strong(size)))
+
+
+def _instance(size: int) -> View:
+    return View(size=size, jitter=Jitter(0.4, 0.4, 0.4, 0.4), grey=0.2)
 
 
 def instance(size: int) -> Recipe:
     """The one view of instance discrimination (arXiv 1805.01978): crop, greyscale, jitter .4 in all four, flip."""
-    return Recipe((View(size=size, jitter=Jitter(0.4, 0.4, 0.4, 0.4), grey=0.2),))
+    return Recipe((_instance(size),))
+
+
+def moco_v1(size: int) -> Recipe:
+    """Two views of instance discrimination's kind (arXiv 1911.05722)."""
+    return Recipe((_instance(size), _instance(size)))
+
+
+def multicrop(size: int) -> Recipe:
+    """Two large views and six small ones (SwAV, arXiv 2006.09882: 224 and 96 px, 14 to 100 % and 5 to 14 % of the area)."""
+    large = replace(_strong(size), crop=RandomCrop((0.14, 1.0)))
+    small = replace(_strong(max(1, round(size * 96 / 224))), crop=RandomCrop((0.05, 0.14)), blur=large.blur)
+    return Recipe((large, large, *[small] * 6))
+
+
+def asymmetric(size: int) -> Recipe:
+    """Two views of different strength: one always blurred, one seldom, and solarised (BYOL, arXiv 2006.07733, table 6)."""
+    view = View(
+        size=size, crop=RandomCrop((0.08, 1.0)), jitter=Jitter(0.4, 0.4, 0.2, 0.1, probability=0.8), grey=0.2, blur=Blur(1.0)
+    )
+    return Recipe((view, replace(view, blur=Blur(0.1), solarise=0.2)))
+
+
+def lab(size: int) -> Recipe:
+    """One view as L and as ab, for CMC (arXiv 1906.05849): crop and flip only, since greyscale would leave ab empty."""
+    return Recipe((View(size=size, space="lab", mean=LAB_MEAN, std=LAB_STD, split=(1, 2)),))
+
+
+def ycbcr(size: int) -> Recipe:
+    """One view as Y and as CbCr, for CMC."""
+    return Recipe((View(size=size, space="ycbcr", mean=YCBCR_MEAN, std=YCBCR_STD, split=(1, 2)),))
+
+
+def pirl(size: int) -> Recipe:
+    """An image and its nine jigsaw patches in random order (PIRL, arXiv 1912.01991: 224 and 64 px)."""
+    patch = _instance(max(1, round(size * 64 / 224)))
+    return Recipe((_instance(size), *(replace(patch, crop=Patch(slot)) for slot in range(9))))
 
 
 def weak(size: int) -> Recipe:
@@ -107,4 +208,15 @@ def weak(size: int) -> Recipe:
     return Recipe((View(size=size, crop=CentreCrop(1.0 if size <= 64 else 0.875), flip=0.0),))
 
 
-RECIPES = {"simclr": simclr, "instance": instance, "weak": weak}
+RECIPES: dict[str, Callable[[int], Recipe]] = {
+    "simclr": simclr,
+    "instance": instance,
+    "moco-v1": moco_v1,
+    "moco-v2": simclr,
+    "multicrop": multicrop,
+    "asymmetric": asymmetric,
+    "lab": lab,
+    "ycbcr": ycbcr,
+    "pirl": pirl,
+    "weak": weak,
+}

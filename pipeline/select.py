@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from . import counter
 from .beton import Beton, Sample
 from .beton_writer import partial, write_beton
 from .manifest import commit, read_columns, read_manifest, sidecars, write_manifest
@@ -18,6 +17,8 @@ def by_fraction(beton: Beton, fraction: float, *, seed: int) -> np.ndarray:
     """int64: about `fraction` of the rows of every label, drawn by `seed`, in row order; at least one of each label."""
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction must lie between 0 and 1, got {fraction}")
+    from . import counter  # numba takes half a second to load
+
     draw_N = counter.wide(counter.Key(seed, counter.SUBSET, 0), np.arange(len(beton)))
     order_N = np.lexsort((draw_N, beton.label_N))
     _, first, count = np.unique(beton.label_N[order_N], return_index=True, return_counts=True)

@@ -1,8 +1,12 @@
 """How engines share a batch among threads: fixed-size pieces, so that no result depends on how many threads there are."""
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
 
 PIECE = 8  # images a task: small enough to even out large and small images, 10 us of dispatch each
 
@@ -16,3 +20,21 @@ def in_pieces(pool: ThreadPoolExecutor, work: Callable[[int, int], None], count:
     """Run `work(begin, end)` over 0..count on `pool`; raises the first error of any piece."""
     for future in [pool.submit(work, begin, min(begin + PIECE, count)) for begin in range(0, count, PIECE)]:
         future.result()
+
+
+class Scratch:
+    """Buffers that a thread keeps, each grown to the largest size it was asked for: fresh memory costs as much as its use.
+
+    Not more than a thread's share: nothing here grows with the batch.
+    """
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+
+    def take(self, name: str, size: int, dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
+        """This thread's buffer `name`, of at least `size` elements, with whatever was left in it."""
+        buffer = getattr(self._of_thread, name, None)
+        if buffer is None or len(buffer) < size:
+            buffer = np.empty(int(size), dtype)
+            setattr(self._of_thread, name, buffer)
+        return buffer

@@ -1,12 +1,13 @@
 """What several test files share: a folder of photographs, its .beton, and an engine run over a whole file."""
 
+import ctypes
 from contextlib import closing
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from viewmill.pipeline import engine, factors, plan
+from viewmill.pipeline import engine, factors, native, plan
 from viewmill.pipeline.beton import open_beton
 from viewmill.pipeline.convert import convert
 
@@ -46,3 +47,25 @@ def mill():
             return running.crops(row_B, drawn, outs), outs
 
     return run
+
+
+class Turbo:
+    """libjpeg-turbo itself, the very copy that FFCV's library is linked to."""
+
+    def __init__(self):
+        self.library = native.library()
+        self.library.tjInitDecompress.restype = ctypes.c_void_p
+        arguments = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p, *[ctypes.c_int] * 5]
+        self.library.tjDecompress2.argtypes = arguments
+        self.handle = self.library.tjInitDecompress()
+
+    def decode(self, data, height, width, flag):
+        pixels = np.empty((height, width, 3), np.uint8)
+        assert self.library.tjDecompress2(self.handle, data, len(data), pixels.ctypes.data, width, 0, height, 0, flag) == 0
+        return pixels
+
+
+@pytest.fixture(scope="session")
+def turbo():
+    """libjpeg-turbo."""
+    return Turbo()

@@ -1,10 +1,8 @@
 """The engines: one plan gives the same crops from each of them, on any number of threads, and a bad row harms no other.
 
-The ffcv engine differs from the torch engine for one reason that this file proves: FFCV asks libjpeg-turbo for its fast
-inverse DCT, Pillow for the accurate one. On equal pixels their crops are at most 1 level of 255 apart.
+The ffcv engine and the torch engine decode to the same pixels, bit for bit, and cut crops at most 1 level of 255 apart.
 """
 
-import ctypes
 import importlib.util
 import io
 import os
@@ -23,7 +21,6 @@ from viewmill.pipeline.beton import JPEG, RAW, Sample, open_beton
 from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.recipe import CentreCrop, RandomCrop, Recipe, View, simclr
 
-ACCURATE_DCT, FAST_DCT = 4096, 2048  # TJFLAG_ACCURATEDCT and TJFLAG_FASTDCT of turbojpeg.h
 BOTH = pytest.mark.parametrize("name", ["ffcv", "torch"])
 
 
@@ -32,7 +29,7 @@ def resized(pixels, box, size, flip=False):
     longest = max(box[2:])
     taps = 2 * -(-longest // size) + 4
     first, weight = np.empty((2, size), np.int64), np.empty((2, size, taps), np.float32)
-    out, line = np.empty((size, size, 3), np.uint8), np.empty(longest * 3, np.float32)
+    out, line = np.empty((size, size, 3), np.uint8), np.empty((longest + taps + 1) * 3, np.float32)
     kernels.resize_crop(pixels, np.array(box, np.int32), flip, out, line, first[0], weight[0], first[1], weight[1])
     return out
 
@@ -83,25 +80,9 @@ def test_resized_crops_seldom_differ_from_pillows_and_lean_to_neither_side():
     assert abs(difference.mean()) < 0.01
 
 
-class Turbo:
-    """libjpeg-turbo itself, the very copy that FFCV's library is linked to."""
-
-    def __init__(self):
-        self.library = native.library()
-        self.library.tjInitDecompress.restype = ctypes.c_void_p
-        arguments = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p, *[ctypes.c_int] * 5]
-        self.library.tjDecompress2.argtypes = arguments
-        self.handle = self.library.tjInitDecompress()
-
-    def decode(self, data, height, width, flag):
-        pixels = np.empty((height, width, 3), np.uint8)
-        assert self.library.tjDecompress2(self.handle, data, len(data), pixels.ctypes.data, width, 0, height, 0, flag) == 0
-        return pixels
-
-
 @pytest.fixture(scope="module", params=[(75, "4:2:0"), (75, "4:4:4"), (95, "4:2:0"), (95, "4:4:4")], ids=str)
 def coded(request, tmp_path_factory):
-    """A quality, and a .beton of 16 pictures with a photograph's grain, coded with it."""
+    """A .beton of 16 pictures with a photograph's grain, of one quality and chroma subsampling."""
     quality, subsampling = request.param
     path = tmp_path_factory.mktemp("coded") / "a.beton"
     table, rng = factors.draw(16, 0), np.random.default_rng(0)
@@ -115,22 +96,16 @@ def coded(request, tmp_path_factory):
             yield Sample(JPEG, 96, 96, 0, encoded.getvalue())
 
     write_beton(path, samples(), capacity=16)
-    return quality, open_beton(path)
+    return open_beton(path)
 
 
-def test_the_engines_decode_as_libjpeg_turbo_does_with_the_fast_and_the_accurate_dct(coded, mill):
-    _, beton = coded
-    turbo, whole = Turbo(), Recipe((View(96, crop=CentreCrop(1.0), flip=0.0),))
-    with open(beton.path, "rb") as file:
-        streams = [beton.read(file.fileno(), row) for row in range(len(beton))]
-    for name, flag in (("ffcv", FAST_DCT), ("torch", ACCURATE_DCT)):
-        (crops,) = mill(beton, whole, name=name)[1]
-        np.testing.assert_array_equal(crops[0], [turbo.decode(data, 96, 96, flag) for data in streams])
-
-
-# Largest, 99.9th percentile and mean difference in levels of 255, by JPEG quality. Measured on these pictures: 5, 4, 1.0 and
-# 16, 10, 1.3; on 22 photographs of 224 px: 5, 3, 0.9 and 19, 10, 1.4. Chroma subsampling and the crop change nothing.
-TOLERANCE = {75: (8, 4, 1.2), 95: (24, 12, 1.6)}
+def test_the_engines_decode_as_libjpeg_turbo_does_with_the_accurate_dct(coded, mill, turbo):
+    whole = Recipe((View(96, crop=CentreCrop(1.0), flip=0.0),))
+    with open(coded.path, "rb") as file:
+        streams = [coded.read(file.fileno(), row) for row in range(len(coded))]
+    for name in ("ffcv", "torch"):
+        (crops,) = mill(coded, whole, name=name)[1]
+        np.testing.assert_array_equal(crops[0], [turbo.decode(data, 96, 96, native.TJFLAG_ACCURATEDCT) for data in streams])
 
 
 @pytest.mark.parametrize(
@@ -138,24 +113,17 @@ TOLERANCE = {75: (8, 4, 1.2), 95: (24, 12, 1.6)}
     [View(96, crop=CentreCrop(1.0)), View(48), View(128, crop=RandomCrop((0.08, 1.0)))],
     ids=["uncropped", "smaller", "larger"],
 )
-def test_the_engines_agree_within_the_error_of_the_fast_dct(coded, mill, view):
-    quality, beton = coded
-    (one,), (other,) = (mill(beton, Recipe((view, view)), name=name)[1] for name in ("ffcv", "torch"))
+def test_the_engines_agree_to_one_level_which_is_pillows_rounding_between_the_passes(coded, mill, view):
+    (one,), (other,) = (mill(coded, Recipe((view, view)), name=name)[1] for name in ("ffcv", "torch"))
     difference = one.astype(int) - other
-    size = np.abs(difference)
-    largest, rare, mean = TOLERANCE[quality]
-    assert size.max() <= largest
-    assert np.percentile(size, 99.9) <= rare
-    assert size.mean() <= mean
-    assert -1 < difference.mean() < 0  # the fast DCT rounds down: FFCV's pixels are 0.8 levels darker
+    assert np.abs(difference).max() <= 1
+    assert np.abs(difference).mean() < 0.25
 
 
 def test_the_engines_agree_on_photographs_of_all_sizes(photo_beton, mill):
     results = [mill(photo_beton, simclr(48), name=name) for name in ("ffcv", "torch")]
     assert all(valid_B.all() for valid_B, _ in results)
-    difference = np.abs(results[0][1][0].astype(int) - results[1][1][0])
-    assert difference.max() <= TOLERANCE[95][0]
-    assert difference.mean() <= TOLERANCE[95][2]
+    assert np.abs(results[0][1][0].astype(int) - results[1][1][0]).max() <= 1
 
 
 @BOTH
