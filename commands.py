@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .objectives.methods import METHODS, Bank, Method, Ring
-
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
@@ -63,7 +61,15 @@ class Inspect:
     deep: bool = False
     """Decode every image."""
     grid: Path | None = None
-    """Draw a sample of its images to this .png."""
+    """Draw a sample of its images to this .png; with --recipe the views that it makes of some."""
+    recipe: str = ""
+    """A recipe's name (simclr, multicrop, ...) or a .toml file."""
+    size: int = 224
+    """Side of the recipe's views in pixels."""
+    seed: int = 0
+    """Seed of the views."""
+    plan: bool = False
+    """Print what the recipe draws for those images, one JSON object a view."""
     json: bool = False
     """Print one JSON object instead of the tables."""
 
@@ -156,8 +162,12 @@ class Train:
     """Share of a bank row kept at each visit (ir and ring only; by default .5)."""
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Mixed precision; "no" is float32, fp16 needs a GPU."""
-    engine: Literal["auto", "ffcv", "torch"] = "auto"
-    """What decodes and crops; auto takes the first that works here."""
+    recipe: str = ""
+    """What the views are: a recipe's name or a .toml file; by default the method's own."""
+    engine: Literal["auto", "ffcv", "dali-cpu", "dali-gpu", "torch"] = "auto"
+    """What decodes and crops; auto measures those that work here for some seconds."""
+    placement: Literal["auto", "host", "device"] = "auto"
+    """Where colour, blur and normalisation run; auto is the host for a CPU, the device for a GPU."""
     threads: int = 0
     """Threads of the engine; 0 for every usable core."""
     seed: int = 0
@@ -187,61 +197,32 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bench:
+    """Measure the speed of the views here, beside the peers that are installed and the physical limit."""
+
+    what: tyro.conf.Positional[Literal["pipeline"]]
+    """What is measured."""
+    data: tyro.conf.Positional[Path]
+    """A .beton of JPEG images: some hundred will do (`viewmill subset`), since slow peers go over all of them each round."""
+    size: int = 224
+    """Side of a view in pixels."""
+    batch: int = 128
+    """Images of a batch."""
+    threads: int = 0
+    """Threads; 0 for every usable core."""
+    repeats: int = 5
+    """Rounds, in each of which every contender has its turn."""
+    peers: bool = True
+    """Measure torchvision, DALI, kornia and stock FFCV too."""
+    picture: Path | None = None
+    """Draw the result to this .png."""
+    json: bool = False
+    """Print the JSON lines only."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Say which engines work here, why the others do not, and which command mends it."""
 
 
-Command = Demo | Convert | Inspect | Subset | Split | Train | Evaluate | Doctor
-# What may change between two starts of one run without making it another run. The data is checked by its fingerprint, the
-# engine by its resolved name.
-FREE = ("data", "out", "threads", "checkpoint_every", "log_every", "engine")
-
-INFINITY = float("inf")
-LIMITS = {
-    "width": (1, 4096),
-    "hidden": (1, 65536),
-    "embedding": (2, 65536),
-    "size": (8, 4096),
-    "batch": (2, INFINITY),
-    "epochs": (0, 2**32 - 1),
-    "steps": (0, INFINITY),
-    "warmup": (0, 1),
-    "momentum": (0, 1),
-    "weight_decay": (0, INFINITY),
-    "threads": (0, 1024),
-    "seed": (0, 2**63 - 1),
-    "checkpoint_every": (0, INFINITY),
-    "log_every": (1, INFINITY),
-}
-
-
-def method_of(config: Train) -> Method:
-    """The named row of the table with this configuration's settings in it; raises ValueError where one does not apply."""
-    for name, (low, high) in LIMITS.items():
-        if not low <= getattr(config, name) <= high:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} must lie in {low:g} to {high:g}, got {getattr(config, name)}")
-    if config.learning_rate is not None and config.learning_rate < 0:
-        raise ValueError(f"--learning-rate must be 0 or more, got {config.learning_rate}")
-    if config.epochs < 1 and not config.steps:
-        raise ValueError("--epochs must be at least 1, or --steps be given")
-    method = METHODS[config.method]
-    edges = {name: value for name in ("inner", "outer") if (value := getattr(config, name)) is not None}
-    if edges and not isinstance(method.region, Ring):
-        raise ValueError(f"--{next(iter(edges))} sets a ring; {config.method} has none")
-    if edges:
-        method = dataclasses.replace(method, region=dataclasses.replace(method.region, **edges))
-    if config.bank_momentum is not None:
-        if not isinstance(method.memory, Bank):
-            raise ValueError(f"--bank-momentum sets a bank; {config.method} has none")
-        method = dataclasses.replace(method, memory=dataclasses.replace(method.memory, momentum=config.bank_momentum))
-    if config.temperature is not None:
-        method = dataclasses.replace(method, bound=dataclasses.replace(method.bound, temperature=config.temperature))
-    return method
-
-
-def peak_rate(config: Train, method: Method) -> float:
-    """The peak of the learning rate: what was asked for, or what suits the optimiser and the method."""
-    if config.learning_rate is not None:
-        return config.learning_rate
-    return method.learning_rate if config.optimiser == "sgd" else 0.002
+Command = Demo | Convert | Inspect | Subset | Split | Train | Evaluate | Bench | Doctor

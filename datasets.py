@@ -21,6 +21,7 @@ from .pipeline.sources.opened import Reading, is_source
 from .pipeline.threads import usable_cores
 
 GRID_COLUMNS, GRID_ROWS, GRID_SIDE = 12, 6, 96
+VIEW_COLUMNS, VIEW_ROWS = 8, 6
 
 
 @contextmanager
@@ -111,7 +112,13 @@ def inspect(config: Inspect) -> int:
         with counting(f"decoding {path}") as progress:
             damaged = list(examine.undecodable(beton, threads=usable_cores(), progress=progress))
         checks["images"] = f"{len(damaged)} of {len(beton)} damaged" if damaged else "all decode"
-    if config.grid:
+    if config.recipe:
+        _show_views(beton, config)
+        if config.plan:  # for a pipe: nothing but its lines
+            return 0
+    elif config.plan:
+        raise Refused("--plan says what a recipe draws: add --recipe simclr, say")
+    elif config.grid:
         _draw(beton, config.grid)
     histograms = {"label": examine.labels(beton), "shorter side": examine.sides(beton), "bytes": examine.weights(beton)}
     if config.json:
@@ -162,6 +169,27 @@ def _draw(beton: Beton, target: Path) -> None:
     with refusing():
         mosaic(list(tiles.swapaxes(0, 1)), gaps_after=(), scale=1).save(target)
     say(f"drew {columns * lines} images: {target}")
+
+
+def _show_views(beton: Beton, config: Inspect) -> None:
+    """What a recipe makes of some images, as a picture and in numbers."""
+    from .pipeline.picture import plan_lines, view_grid
+    from .pipeline.plan import draw
+    from .pipeline.recipe_file import recipe_of
+
+    if not (config.grid or config.plan):
+        raise Refused("--recipe needs --grid views.png, --plan, or both")
+    with refusing():
+        recipe = recipe_of(config.recipe, config.size)
+        row_B = np.unique(np.linspace(0, len(beton) - 1, VIEW_ROWS).round().astype(np.int64))
+        if config.plan:
+            sizes = {"height_B": beton.height_N[row_B], "width_B": beton.width_N[row_B]}
+            for line in plan_lines(draw(recipe, seed=config.seed, epoch=0, row_B=row_B, **sizes), row_B):
+                print(json.dumps(line))  # noqa: T201 (the answer)
+        if config.grid:
+            epochs = max(1, VIEW_COLUMNS // len(recipe.views))
+            view_grid(beton, recipe, rows=row_B.tolist(), epochs=epochs, seed=config.seed).save(config.grid)
+            say(f"drew {epochs * len(recipe.views)} views of {len(row_B)} images: {config.grid}")
 
 
 def subset(config: Subset) -> int:

@@ -50,15 +50,28 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from .commands import FREE, Command, Convert, Demo, Doctor, Evaluate, Inspect, Split, Subset, Train, method_of, peak_rate
+from .commands import (
+    Bench,
+    Command,
+    Convert,
+    Demo,
+    Doctor,
+    Evaluate,
+    Inspect,
+    Split,
+    Subset,
+    Train,
+)
 from .datasets import convert, inspect, open_images, refusing, split, subset
 from .journal.clock import Clock
 from .journal.dashboard import Progressed, dashboard, duration, say, table
-from .journal.folder import Refused, locked, settle_config, write_json
+from .journal.folder import Refused, locked, recorded, settle_config, write_json
 from .journal.log import Log, versions
 from .journal.signals import deferred
+from .limits import FREE, method_of, peak_rate
 from .objectives.methods import Method, candidate_count
-from .pipeline.recipe import RECIPES
+from .pipeline.recipe import RECIPES, Recipe
+from .pipeline.recipe_file import recipe_of
 from .pipeline.sources.opened import is_source
 
 if TYPE_CHECKING:
@@ -98,16 +111,18 @@ def train(config: Train) -> int:
             with accelerator.main_process_first():
                 beton = open_images(config.data)
         with refusing():
+            recipe = views_of(config, method)
             loader = BetonLoader(
                 beton,
-                RECIPES[method.recipe](config.size),
+                recipe,
                 batch=config.batch,
                 seed=config.seed,
                 device=accelerator.device,
                 rank=accelerator.process_index,
                 world=accelerator.num_processes,
-                engine_name=config.engine,
+                engine_name=engine_of(config, beton, recipe, accelerator),
                 threads=config.threads,
+                placement=config.placement,
                 candidates=candidate_count(method, len(beton)),
             )
             stack.enter_context(closing(loader))
@@ -133,7 +148,39 @@ def describe(config: Train, beton: Beton, loader: BetonLoader) -> Settings:
     own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
     steps = config.steps or config.epochs * len(loader)
     data = {"rows": len(beton), "data_fingerprint": beton.fingerprint}
-    return {"format": 1, **own, "engine": loader.engine_name, "steps": steps, **data}
+    views = {"recipe": config.recipe and repr(loader.recipe), "engine": loader.engine_name, "placement": loader.placement}
+    return {"format": 1, **own, **views, "steps": steps, **data}
+
+
+def views_of(config: Train, method: Method) -> Recipe:
+    """The recipe that was asked for, or the method's own."""
+    own = RECIPES[method.recipe](config.size)
+    if not config.recipe:
+        return own
+    recipe = recipe_of(config.recipe, config.size)
+    counts, wanted = [[len(members) for members in made.groups] for made in (recipe, own)]
+    if counts != wanted:
+        raise ValueError(f"{config.method} takes views in groups of {wanted}; {config.recipe} makes groups of {counts}")
+    return recipe
+
+
+def engine_of(config: Train, beton: Beton, recipe: Recipe, accelerator: Accelerator) -> str:
+    """The engine that was asked for; for "auto" the one the run began with, or the fastest on the main process's machine."""
+    from accelerate.utils import broadcast_object_list
+
+    from .pipeline.measure import engine_speeds
+
+    if config.engine != "auto":
+        return config.engine
+    chosen = [""]
+    if accelerator.is_main_process:
+        chosen = [str(recorded(config.out).get("engine", ""))]
+        if not chosen[0]:
+            options = {"device": accelerator.device, "threads": config.threads, "placement": config.placement}
+            speeds = engine_speeds(beton, recipe, **options)
+            chosen = [next(iter(speeds))]
+            say(f"engine {chosen[0]}; images/s: {', '.join(f'{name} {speed:,.0f}' for name, speed in speeds.items())}")
+    return str(broadcast_object_list(chosen)[0])
 
 
 def batches(loader: BetonLoader, *, start: int, stop: int) -> Generator[ViewBatch]:
@@ -324,6 +371,13 @@ def demo(config: Demo) -> int:
     return run_demo(config, train=train)
 
 
+def bench(config: Bench) -> int:
+    """Measure the speed of the views."""
+    from .benchmarks.pipeline import bench as measure
+
+    return measure(config)
+
+
 COMMANDS: dict[type, Callable[[Any], int]] = {
     Demo: demo,
     Convert: convert,
@@ -332,6 +386,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     Split: split,
     Train: train,
     Evaluate: evaluate,
+    Bench: bench,
     Doctor: doctor,
 }
 

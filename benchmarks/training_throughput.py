@@ -19,9 +19,10 @@ from pathlib import Path
 import tyro
 from accelerate import Accelerator
 
-from viewmill.commands import Train, method_of
+from viewmill.commands import Train
 from viewmill.journal.log import hardware, versions
 from viewmill.learner import build
+from viewmill.limits import method_of
 from viewmill.models.optimise import set_learning_rate_
 from viewmill.pipeline.beton import open_beton
 from viewmill.pipeline.loader import BetonLoader, ViewBatch

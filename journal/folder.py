@@ -71,6 +71,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def recorded(folder: Path) -> dict[str, Any]:
+    """The configuration of the run in `folder`; empty where none has begun there."""
+    return read_config(folder) if (folder / "config.json").exists() else {}
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` whole or not at all."""
     partial = path.with_name(path.name + ".partial")

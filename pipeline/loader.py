@@ -107,7 +107,7 @@ class BetonLoader:
         placement: str = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._beton, self._recipe, self._batch, self._seed, self._device = beton, recipe, batch, seed, device
+        self._beton, self.recipe, self._batch, self._seed, self._device = beton, recipe, batch, seed, device
         self._share = order.share(batch, rank=rank, world=world)
         self._candidates = candidates
         self._cuda = device.type == "cuda"
@@ -126,13 +126,13 @@ class BetonLoader:
 
         def mill(step: int) -> Milled:
             row_B = rows[step * self._batch : (step + 1) * self._batch][self._share]
-            return self._mill(self._recipe, row_B, epoch=number, step=number * steps + step)
+            return self._mill(self.recipe, row_B, epoch=number, step=number * steps + step)
 
         return self._deliver(mill, range(skip, steps))
 
     def once(self) -> Generator[ViewBatch]:
         """See ViewLoader."""
-        recipe = weak(self._recipe.views[0].size)
+        recipe = weak(self.recipe.views[0].size)
         starts = range(0, len(self._beton), self._batch)
 
         def mill(start: int) -> Milled:
@@ -143,7 +143,7 @@ class BetonLoader:
 
     def batch_of(self, row_B: np.ndarray, *, epoch: int) -> ViewBatch:
         """The views that rows `row_B` have in `epoch`, whichever batch they fall in."""
-        return self._develop(self._mill(self._recipe, row_B, epoch=epoch, step=None))
+        return self._develop(self._mill(self.recipe, row_B, epoch=epoch, step=None))
 
     def close(self) -> None:
         """Let go of the engine's threads and files."""

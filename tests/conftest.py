@@ -1,6 +1,7 @@
 """What several test files share: a folder of photographs, its .beton, and an engine run over a whole file."""
 
 import ctypes
+import os
 from contextlib import closing
 
 import numpy as np
@@ -10,6 +11,10 @@ from PIL import Image
 from viewmill.pipeline import engine, factors, native, plan
 from viewmill.pipeline.beton import open_beton
 from viewmill.pipeline.convert import convert
+from viewmill.pipeline.manifest import cache_folder
+
+# Tests that set XDG_CACHE_HOME would compile everything again in every process.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "compiled"))
 
 
 @pytest.fixture(scope="session")

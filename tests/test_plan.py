@@ -1,12 +1,25 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from viewmill.pipeline import counter, order, plan
-from viewmill.pipeline.recipe import Blur, CentreCrop, Jitter, RandomCrop, Recipe, View, instance, simclr, weak
+from viewmill.pipeline.recipe import (
+    RECIPES,
+    Blur,
+    CentreCrop,
+    Jitter,
+    RandomCrop,
+    Recipe,
+    View,
+    instance,
+    multicrop,
+    pirl,
+    simclr,
+    weak,
+)
 
 HEIGHT, WIDTH = 375, 500
 
@@ -47,6 +60,7 @@ def test_seed_purpose_epoch_row_view_and_block_each_change_the_numbers():
     assert all(not np.isin(base, other).any() for other in others)
 
 
+@settings(deadline=None)  # the first example compiles
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=20), st.integers(0, 2**32 - 1), st.integers(0, 100))
 def test_what_a_row_draws_does_not_depend_on_the_batch_it_falls_in(rows, seed, epoch):
     together = drawn(simclr(64), np.array(rows), seed=seed, epoch=epoch)
@@ -56,6 +70,7 @@ def test_what_a_row_draws_does_not_depend_on_the_batch_it_falls_in(rows, seed, e
             np.testing.assert_array_equal(whole[:, b], single[:, 0])
 
 
+@settings(deadline=None)  # the first example compiles
 @given(st.integers(1, 3000), st.integers(1, 3000), st.floats(0.01, 1), st.floats(1, 4))
 def test_boxes_always_lie_inside_the_image(height, width, low, stretch):
     recipe = Recipe((View(size=8, crop=RandomCrop((low, 1.0), (1 / stretch, stretch))), View(size=8, crop=CentreCrop())))
@@ -164,3 +179,58 @@ def test_a_batch_larger_than_the_data_set_is_refused():
     assert order.steps_per_epoch(100, 33) == 3
     with pytest.raises(ValueError, match="101 is larger than the data set of 100"):
         order.steps_per_epoch(100, 101)
+
+
+def test_the_nine_patches_of_a_jigsaw_lie_in_nine_cells_of_one_box_in_an_order_of_their_own():
+    made = drawn(pirl(224), np.arange(300))
+    box_PB4 = made.box_VB4[1:]
+    height, width = box_PB4[0, :, 2], box_PB4[0, :, 3]
+    np.testing.assert_array_equal(box_PB4[..., 2], np.broadcast_to(height, (9, 300)))
+    np.testing.assert_array_equal(made.flip_VB[1:], np.broadcast_to(made.flip_VB[1], (9, 300)))
+    orders = []
+    for b in range(300):
+        # patches of a cell's 64 of 85 parts: sorted along an edge, they fall into three thirds that do not touch
+        rows, columns = ((np.sort(box_PB4[:, b, axis]).reshape(3, 3)) for axis in (0, 1))
+        for edges, length in ((rows, height[b]), (columns, width[b])):
+            assert (edges[1:].min(axis=1) >= edges[:-1].max(axis=1) + length).all()
+        rank = np.lexsort((box_PB4[:, b, 1], np.digitize(box_PB4[:, b, 0], rows[1:].min(axis=1))))
+        orders.append(tuple(rank))
+        spread = rows[2].max() + height[b] - rows[0].min()
+        assert spread <= HEIGHT
+        assert spread >= 0.6**0.5 * 0.7 * HEIGHT * 0.75
+    assert len(set(orders)) > 250
+    firsts = np.bincount([order_[0] for order_ in orders], minlength=9)
+    assert firsts.min() > 10  # 33 of 300 each, if every slot is as likely
+
+
+def test_small_crops_of_multicrop_are_small():
+    made = drawn(multicrop(224), np.arange(400))
+    share_VB = made.box_VB4[..., 2] * made.box_VB4[..., 3] / (HEIGHT * WIDTH)
+    assert 0.13 < share_VB[:2].min() < share_VB[:2].max() <= 1
+    assert 0.045 < share_VB[2:].min() < share_VB[2:].max() < 0.15
+    assert multicrop(224).groups == ((0, 1), (2, 3, 4, 5, 6, 7))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("size", [8, 32, 224])
+def test_every_recipe_can_be_drawn_for_images_of_any_shape(name, size):
+    for height, width in ((1, 1), (3, 500), (500, 3), (375, 500)):
+        top, left, h, w = np.moveaxis(drawn(RECIPES[name](size), np.arange(40), height=height, width=width).box_VB4, -1, 0)
+        assert (np.minimum(top, left) >= 0).all()
+        assert (np.minimum(h, w) >= 1).all()
+        assert (top + h <= height).all()
+        assert (left + w <= width).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": (1, 1)}, "split must share out 3 channels"),
+        ({"flip": 1.5}, "flip is a probability"),
+        ({"std": (1.0, 0.0, 1.0)}, "std must be above 0"),
+        ({"size": 0}, "at least 1 pixel"),
+    ],
+)
+def test_a_view_that_cannot_be_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        View(**({"size": 8} | change))

@@ -1,0 +1,1 @@
+"""What viewmill is measured with, and against what."""
