@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("pipeline", "models", "objectives", "evaluation", "journal")
+ROOMS = ("benchmarks", "pipeline", "models", "objectives", "evaluation", "journal")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_wheel_holds_one_package_and_nothing_generic(wheel):
     assert {f"viewmill/{room}/__init__.py" for room in ROOMS} <= set(names)
     assert {f"viewmill/{path.name}" for path in ROOT.glob("*.py")} | {"viewmill/pipeline/sources/opened.py"} <= set(names)
     assert "viewmill/py.typed" in names
-    assert not [name for name in names if "test" in name]
+    assert not [name for name in names if "tests/" in name]
 
 
 def test_the_installed_command_converts_from_another_folder(site, photos, tmp_path):

@@ -20,24 +20,8 @@ from viewmill.pipeline.convert import convert
 from viewmill.run import main
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = tuple(
-    [
-        "--width",
-        "4",
-        "--hidden",
-        "16",
-        "--embedding",
-        "8",
-        "--size",
-        "16",
-        "--batch",
-        "16",
-        "--log-every",
-        "1",
-        "--engine",
-        "ffcv",
-    ]
-)
+TINY = ("--width", "4", "--hidden", "16", "--embedding", "8", "--size", "16", "--batch", "16", "--log-every", "1")
+TINY = (*TINY, "--engine", "ffcv")
 
 
 class Done(NamedTuple):
