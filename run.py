@@ -246,7 +246,11 @@ def loop(
             if code:
                 break
         seconds = time.perf_counter() - clock.started
-        log("end", step=step, code=code, seconds=round(seconds, 3))
+        log("end", step=step, code=code, seconds=round(seconds, 3), unreadable=sorted(loader.unreadable))
+    if loader.unreadable:
+        shown = ", ".join(map(str, sorted(loader.unreadable)[:10]))
+        advice = f"`viewmill inspect {config.data} --deep` lists them all"
+        say(f"{len(loader.unreadable)} images could not be decoded and took no part (rows {shown}): {advice}")
     if accelerator.is_main_process:
         summarise(config, clock, now, code, step=step, first=first, seconds=seconds)
     return code

@@ -114,6 +114,8 @@ class BetonLoader:
         self._ahead = (2 if self._cuda else 0) if ahead is None else ahead
         self.engine_name, self.placement = engine.choose(engine_name), _placement(placement, device)
         self._engine = engine.ENGINES[self.engine_name](beton, threads or usable_cores())
+        self.unreadable = set[int]()
+        """Rows that this rank has met and could not decode."""
         self._dtype, self._scratch, self._buffers = dtype, Scratch(), Buffers()
 
     def __len__(self) -> int:
@@ -166,6 +168,7 @@ class BetonLoader:
             cut, then = tuple(crops.numpy() for crops in pixels), engine.nothing
             draws = tuple(photometric.draws(plan, group, pin=self._cuda) for group in recipe.groups)
         valid_B = self._engine.crops(row_B, plan, cut, then)
+        self.unreadable.update(row_B[~valid_B].tolist())
         drawn = np.empty(0, np.int64)
         if step is not None and self._candidates:
             drawn = order.candidates(len(self._beton), self._candidates, seed=self._seed, step=step)

@@ -45,3 +45,33 @@ def test_the_throughput_benchmark_prints_one_json_line(photo_beton):
     answer = json.loads(done.stdout)
     assert answer["n"] == 3
     assert 0 < answer["ratio_lowest"] <= answer["ratio"] <= answer["ratio_highest"]
+
+
+def test_bench_pipeline_prints_a_json_line_a_contender_tables_and_a_picture(photo_beton, tmp_path):
+    arguments = ["bench", "pipeline", photo_beton.path, "--size", 32, "--batch", 8, "--repeats", 2, "--no-peers"]
+    command = [sys.executable, str(ROOT / "run.py"), *map(str, arguments), "--picture", str(tmp_path / "speed.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *lines, summary = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = {line["contender"]: line for line in lines}
+    assert {"viewmill", "viewmill, on the device", "viewmill, 1,000,000 rows", "2 crops, uint8", "decode"} <= set(found)
+    assert all(line["lowest"] <= line["images_per_s"] <= line["highest"] for line in lines)
+    assert all(line["n"] == 2 and line["hardware"]["cores"] for line in lines)
+    assert found["decode"]["of_decode"] == [1, 1, 1]
+    assert found["viewmill"]["viewmill_over_it"] == [1, 1, 1]
+    assert set(summary["us_per_image_and_core"]) == {"plan", "decode", "crop and resize", "photometrics"}
+    assert summary["limit"] in summary["us_per_image_and_core"]
+    assert "viewmill over it" in done.stdout
+    with Image.open(tmp_path / "speed.png") as picture:
+        assert picture.width > 800
+
+
+def test_bench_refuses_raw_pixels_by_name(tmp_path, photos):
+    from viewmill.pipeline.convert import convert
+    from viewmill.pipeline.encoding import Encoding
+
+    convert([photos], tmp_path / "raw.beton", encoding=Encoding(mode="raw"), workers=0)
+    command = [sys.executable, str(ROOT / "run.py"), "bench", "pipeline", str(tmp_path / "raw.beton")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert "holds raw pixels" in done.stderr

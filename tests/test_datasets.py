@@ -127,3 +127,34 @@ def test_images_are_stored_at_the_size_and_in_the_way_asked_for(folder, tmp_path
     assert (beton.mode_N == 1).sum() == raw
     settings = json.loads(sidecars(beton.path)["manifest"].read_text())["settings"]
     assert settings["mode"] == (options[1] if options[0] == "--mode" else "jpg")
+
+
+def test_a_recipe_is_shown_as_a_picture_and_in_numbers(photo_beton, tmp_path):
+    arguments = ("inspect", photo_beton.path, "--recipe", "multicrop", "--size", 64)
+    done = viewmill(*arguments, "--grid", tmp_path / "a.png", "--plan", "--seed", 3)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 6 * 8
+    assert [line["view"] for line in lines[:8]] == list(range(8))
+    assert {line["size"] for line in lines} == {64, 27}
+    assert sorted(lines[0]["order"]) == ["brightness", "contrast", "hue", "saturation"]
+    assert viewmill(*arguments, "--plan", "--seed", 3).stdout == done.stdout
+    assert viewmill(*arguments, "--plan", "--seed", 4).stdout != done.stdout
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (64 + 10 + 64 + 2 + 64 + 2 + 6 * 27 + 5 * 2, 6 * 66 - 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--recipe", "simclr"), "--recipe needs --grid"),
+        (("--plan",), "add --recipe"),
+        (("--recipe", "simclrr", "--plan"), "did you mean simclr"),
+        (("--recipe", "nowhere.toml", "--plan"), "nowhere.toml"),
+        (("--recipe", "simclr", "--plan", "--size", "0"), "at least 1 pixel"),
+    ],
+)
+def test_views_that_cannot_be_shown_are_refused(photo_beton, flags, message):
+    done = viewmill("inspect", photo_beton.path, *flags)
+    assert done.returncode == 2
+    assert message in done.stderr

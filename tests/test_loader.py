@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from viewmill.pipeline.beton import open_beton
 from viewmill.pipeline.loader import BetonLoader, ViewBatch
 from viewmill.pipeline.recipe import Recipe, View, instance, simclr
 
@@ -120,3 +121,22 @@ def test_a_fault_while_prefetching_reaches_the_consumer(photo_beton):
 def test_a_batch_larger_than_the_data_is_refused(photo_beton):
     with open_loader(photo_beton, batch=1000) as loader, pytest.raises(ValueError, match="larger than the data set"):
         len(loader)
+
+
+def test_rows_that_do_not_decode_are_counted(photo_beton, tmp_path):
+    path = tmp_path / "a.beton"
+    data = bytearray(photo_beton.path.read_bytes())
+    for row in (3, 11):
+        start, size = int(photo_beton.offset_N[row]), int(photo_beton.size_N[row])
+        data[start + 2 : start + size] = bytes(size - 2)
+    path.write_bytes(data)
+    with open_loader(open_beton(path)) as loader:
+        for epoch in range(3):
+            for batch in loader.epoch(epoch):
+                assert batch.row_B[~batch.valid_B].tolist() == [row for row in batch.row_B.tolist() if row in (3, 11)]
+        assert loader.unreadable == {3, 11}
+
+
+def test_an_unknown_placement_is_refused(photo_beton):
+    with pytest.raises(ValueError, match="no placement is called 'gpu': use auto, host, device"):
+        open_loader(photo_beton, placement="gpu")

@@ -325,3 +325,30 @@ def test_a_log_cut_in_mid_line_is_mended_and_never_repeats_a_step(tmp_path):
     with Log(path, resumed_step=2) as log:
         log.write("step", step=3)
     assert [record["step"] for record in records(tmp_path)] == [1, 2, 3]
+
+
+def test_auto_measures_the_engines_says_so_and_keeps_its_choice(beton, tmp_path):
+    arguments = ("train", "--data", beton, "--out", tmp_path, *TINY, "--engine", "auto")
+    done = viewmill(*arguments, "--steps", "1")
+    assert done.returncode == 0, done.stderr
+    assert "images/s" in done.stderr
+    assert " ffcv " in done.stderr
+    chosen = json.loads((tmp_path / "config.json").read_text())["engine"]
+    assert f"engine {chosen};" in done.stderr
+    again = viewmill(*arguments, "--steps", "1")
+    assert again.returncode == 0
+    assert "images/s:" not in again.stderr
+
+
+def test_a_recipe_of_ones_own_is_kept_with_the_run_and_must_suit_the_method(beton, tmp_path):
+    (tmp_path / "mine.toml").write_text("[[views]]\ncount = 2\ncrop = {scale = [0.5, 1.0]}\n")
+    arguments = ("train", "--data", beton, "--out", tmp_path / "run", *TINY, "--steps", "1")
+    assert viewmill(*arguments, "--recipe", tmp_path / "mine.toml").returncode == 0
+    assert "scale=(0.5, 1.0)" in json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
+    (tmp_path / "mine.toml").write_text("[[views]]\ncount = 2\ncrop = {scale = [0.4, 1.0]}\n")
+    changed = viewmill(*arguments, "--recipe", tmp_path / "mine.toml")
+    assert changed.returncode == 2
+    assert "recipe" in changed.stderr
+    unsuited = viewmill(*arguments, "--recipe", "multicrop")
+    assert unsuited.returncode == 2
+    assert "simclr takes views in groups of [2]; multicrop makes groups of [2, 6]" in unsuited.stderr
