@@ -30,7 +30,8 @@ def picture(rounds: Rounds, ours: str, title: str, target: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 0.36 * len(names) + 1.2), layout="constrained")
     axes.barh(names, middles, xerr=spread, color=colours, error_kw={"ecolor": "#444", "capsize": 2, "lw": 1})
     for place, middle in enumerate(middles):
-        axes.annotate(f"{middle:,.0f}", (middle, place), xytext=(6, -3), textcoords="offset points", fontsize=8)
+        end = middle + spread[1][place]
+        axes.annotate(f"{middle:,.0f}", (end, place), xytext=(6, -3), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("images/s (logarithmic), median and range")
     axes.set_title(title, fontsize=9)
