@@ -1,4 +1,4 @@
-"""How engines share a batch among threads: fixed-size pieces, so that no result depends on how many threads there are."""
+"""How engines share a batch among threads: in pieces that depend on the batch alone, so no result depends on the threads."""
 
 import os
 import threading
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-PIECE = 8  # images a task: small enough to even out large and small images, 10 us of dispatch each
+PIECE = 8  # images a task at most: small enough to even out large and small images, 10 us of dispatch each
 
 
 def usable_cores() -> int:
@@ -18,7 +18,8 @@ def usable_cores() -> int:
 
 def in_pieces(pool: ThreadPoolExecutor, work: Callable[[int, int], None], count: int) -> None:
     """Run `work(begin, end)` over 0..count on `pool`; raises the first error of any piece."""
-    for future in [pool.submit(work, begin, min(begin + PIECE, count)) for begin in range(0, count, PIECE)]:
+    piece = max(1, min(PIECE, count // 8))  # of few images each thread gets some
+    for future in [pool.submit(work, begin, min(begin + piece, count)) for begin in range(0, count, piece)]:
         future.result()
 
 

@@ -152,7 +152,7 @@ def test_one_engine_takes_ragged_batches_and_alternating_recipes_and_what_follow
                 valid_B, outs = crops(engine, mixed_beton, recipe, batch_B, lambda begin, end: told.append((begin, end)))
                 assert valid_B.shape == batch_B.shape, turn
                 assert valid_B.all()
-                assert sorted(told) == [(b, min(b + 8, len(batch_B))) for b in range(0, len(batch_B), 8)]
+                assert [b for begin, end in sorted(told) for b in range(begin, end)] == list(range(len(batch_B)))
                 for out, all_rows in zip(outs, whole, strict=True):
                     np.testing.assert_array_equal(out, all_rows[:, batch_B])
 
@@ -163,7 +163,8 @@ def test_what_follows_sees_every_crop_of_the_batch_in_place(mixed_beton):
     with closing(DaliEngine(mixed_beton, 2)) as engine:
         follow = lambda begin, end: seen.append(np.array_equal(out, expected))  # noqa: E731
         engine.crops(row_B, drawn(mixed_beton, recipe, row_B), (out,), follow)
-    assert seen == [True] * 3
+    assert len(seen) > 1
+    assert all(seen)
 
 
 def test_any_number_of_threads_cuts_the_same_crops(mixed_beton):
