@@ -26,7 +26,7 @@ class Buffers:
             if sys.getrefcount(array) == 3 and array.nbytes == size:
                 break
         else:
-            self._arrays = [array for array in self._arrays if sys.getrefcount(array) > 3 and array.nbytes == size]
+            self._arrays = [array for array in self._arrays if sys.getrefcount(array) > 3]  # idle ones are of another size
             array = np.empty(size, np.uint8)
             self._arrays.append(array)
         return torch.from_numpy(array).view(dtype).view(shape)

@@ -24,10 +24,7 @@ def in_pieces(pool: ThreadPoolExecutor, work: Callable[[int, int], None], count:
 
 
 class Scratch:
-    """Buffers that a thread keeps, each grown to the largest size it was asked for: fresh memory costs as much as its use.
-
-    Not more than a thread's share: nothing here grows with the batch.
-    """
+    """Buffers that a thread keeps, grown to the largest size they were asked for: fresh memory costs as much as using it."""
 
     def __init__(self) -> None:
         self._of_thread = threading.local()

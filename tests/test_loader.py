@@ -1,6 +1,6 @@
 import threading
 from contextlib import closing
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -140,3 +140,13 @@ def test_rows_that_do_not_decode_are_counted(photo_beton, tmp_path):
 def test_an_unknown_placement_is_refused(photo_beton):
     with pytest.raises(ValueError, match="no placement is called 'gpu': use auto, host, device"):
         open_loader(photo_beton, placement="gpu")
+
+
+def test_finished_views_lie_in_memory_that_is_used_again_once_nobody_holds_them(photo_beton):
+    recipe = Recipe((View(size=32), View(size=16)))
+    with open_loader(photo_beton, recipe) as loader:
+        places = [[views.data_ptr() for views in batch.views] for epoch in range(4) for batch in loader.epoch(epoch)]
+        assert [len({batch[group] for batch in places}) for group in (0, 1)] == [2, 2]
+        held = list(loader.epoch(0))
+    for one, other in pairwise(held):
+        assert not torch.equal(one.views[0], other.views[0])
