@@ -124,14 +124,16 @@ class Train:
     """A .beton, or images as `convert` takes them (a folder, say), which are converted once and cached."""
     out: Path
     """Folder of the run."""
-    method: tyro.conf.Positional[Literal["simclr", "ir", "ring"]] = "simclr"
-    """Row of the table of methods."""
+    method: tyro.conf.Positional[str] = "simclr"
+    """Row of the table of methods: `viewmill methods` lists them."""
+    set: tuple[str, ...] = ()
+    """Settings of the method, as region.outer=0.2: `viewmill methods NAME` lists its own."""
     encoder: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
     """Residual network of torchvision; up to 64 px with the small stem."""
     width: int = 64
     """Channels of the encoder's first stage; 64 is torchvision's."""
     hidden: int = 512
-    """Width of the projector's hidden layer."""
+    """Width of the projector's hidden layer; 0 for a linear projector."""
     embedding: int = 128
     """Dimension of the embedding that the loss sees."""
     size: int = 224
@@ -152,14 +154,6 @@ class Train:
     """Momentum of SGD, first beta of AdamW."""
     weight_decay: float = 5e-4
     """Weight decay, of matrices and filters only."""
-    temperature: float | None = None
-    """Temperature of the bound; by default the method's own."""
-    inner: float | None = None
-    """Inner edge of the ring, as a share of the bank (ring only; by default .01)."""
-    outer: float | None = None
-    """Outer edge of the ring, as a share of the bank (ring only; by default .1)."""
-    bank_momentum: float | None = None
-    """Share of a bank row kept at each visit (ir and ring only; by default .5)."""
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Mixed precision; "no" is float32, fp16 needs a GPU."""
     recipe: str = ""
@@ -176,6 +170,14 @@ class Train:
     """Steps between checkpoints; 0 for every epoch, at most 1,000."""
     log_every: int = 10
     """Steps between records of the log."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Methods:
+    """List the methods, or what can be set of one with `train --set`."""
+
+    name: tyro.conf.Positional[str] = ""
+    """Row of the table; none for all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,12 +200,12 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Measure the speed of the views here, beside the peers that are installed and the physical limit."""
+    """Measure speeds here, warm and interleaved: views beside the peers and the physical limit, or regions and banks."""
 
-    what: tyro.conf.Positional[Literal["pipeline"]]
-    """What is measured."""
-    data: tyro.conf.Positional[Path]
-    """A .beton of JPEG images: some hundred will do (`viewmill subset`), since slow peers go over all of them each round."""
+    what: tyro.conf.Positional[Literal["pipeline", "objective"]]
+    """What is measured: views of images, or regions, banks and clusters on made-up embeddings."""
+    data: tyro.conf.Positional[Path | None] = None
+    """For views, a .beton of JPEG images: some hundred will do (`viewmill subset`), since slow peers go over all of them."""
     size: int = 224
     """Side of a view in pixels."""
     batch: int = 128
@@ -225,4 +227,4 @@ class Doctor:
     """Say which engines work here, why the others do not, and which command mends it."""
 
 
-Command = Demo | Convert | Inspect | Subset | Split | Train | Evaluate | Bench | Doctor
+Command = Demo | Convert | Inspect | Subset | Split | Methods | Train | Evaluate | Bench | Doctor

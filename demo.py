@@ -51,7 +51,7 @@ def run_demo(config: Demo, *, train: Callable[[Train], int]) -> int:
     encoders = load_encoders(run)
     tasks = [class_task(train_set, test_set)._replace(name="shape"), *_nuisance_tasks(train_set, test_set)]
     models = {"trained": encoders.trained, "untrained": encoders.untrained}
-    pairs = extract_pairs(models, train_set, test_set, size=SIZE, device=CPU)
+    pairs = extract_pairs(models, train_set, test_set, colours=encoders.colours, device=CPU)
     scores = knn_scores(pairs, tasks, size=SIZE, k=NEIGHBOURS)
     shown = [pairs["trained"], pairs[RAW_PIXELS]]
     _neighbours(shown, train_set, test_set).save(config.out / "neighbours.png")

@@ -1,18 +1,17 @@
 """What a training may be set to: limits of its flags, and the method that they make. No torch here."""
 
-import dataclasses
-
 from .commands import Train
-from .objectives.methods import METHODS, Bank, Method, Ring
+from .objectives.method import Method
+from .settings import changed, method_named
 
 # What may change between two starts of one run without making it another run. The data is checked by its fingerprint, the
 # engine, the placement and the recipe by what they came to be.
-FREE = ("data", "out", "threads", "checkpoint_every", "log_every", "engine", "placement", "recipe")
+FREE = ("set", "data", "out", "threads", "checkpoint_every", "log_every", "engine", "placement", "recipe")
 
 INFINITY = float("inf")
 LIMITS = {
     "width": (1, 4096),
-    "hidden": (1, 65536),
+    "hidden": (0, 65536),
     "embedding": (2, 65536),
     "size": (8, 4096),
     "batch": (2, INFINITY),
@@ -38,19 +37,7 @@ def method_of(config: Train) -> Method:
         raise ValueError(f"--learning-rate must be 0 or more, got {config.learning_rate}")
     if config.epochs < 1 and not config.steps:
         raise ValueError("--epochs must be at least 1, or --steps be given")
-    method = METHODS[config.method]
-    edges = {name: value for name in ("inner", "outer") if (value := getattr(config, name)) is not None}
-    if edges and not isinstance(method.region, Ring):
-        raise ValueError(f"--{next(iter(edges))} sets a ring; {config.method} has none")
-    if edges:
-        method = dataclasses.replace(method, region=dataclasses.replace(method.region, **edges))
-    if config.bank_momentum is not None:
-        if not isinstance(method.memory, Bank):
-            raise ValueError(f"--bank-momentum sets a bank; {config.method} has none")
-        method = dataclasses.replace(method, memory=dataclasses.replace(method.memory, momentum=config.bank_momentum))
-    if config.temperature is not None:
-        method = dataclasses.replace(method, bound=dataclasses.replace(method.bound, temperature=config.temperature))
-    return method
+    return changed(method_named(config.method), config.set)
 
 
 def peak_rate(config: Train, method: Method) -> float:

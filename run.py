@@ -4,6 +4,7 @@
     viewmill convert PHOTOS photos.beton                 images of any kind -> one .beton
     viewmill inspect photos.beton --deep --grid a.png    what it holds, whether it is sound, a picture
     viewmill subset photos.beton few.beton --fraction .1 some of its rows; `split` writes the others too
+    viewmill methods                                     what can be trained, and each method's settings
     viewmill train simclr --data photos.beton --out RUN  pretrain; the same command again continues
     viewmill evaluate RUN --train a.beton --test b.beton kNN of the frozen features, beside its floors
     viewmill doctor                                      what works on this machine
@@ -58,21 +59,25 @@ from .commands import (
     Doctor,
     Evaluate,
     Inspect,
+    Methods,
     Split,
     Subset,
     Train,
 )
 from .datasets import convert, inspect, open_images, refusing, split, subset
 from .journal.clock import Clock
-from .journal.dashboard import Progressed, dashboard, duration, say, table
-from .journal.folder import Refused, locked, recorded, settle_config, write_json
+from .journal.dashboard import Progressed, bound_line, dashboard, duration, say, table
+from .journal.folder import Refused, locked, settle_config, write_json
 from .journal.log import Log, versions
 from .journal.signals import deferred
 from .limits import FREE, method_of, peak_rate
-from .objectives.methods import Method, candidate_count
-from .pipeline.recipe import RECIPES, Recipe
-from .pipeline.recipe_file import recipe_of
+from .objectives.alarms import alarms
+from .objectives.method import Method
+from .objectives.methods import METHODS
+from .objectives.schedules import Moment
 from .pipeline.sources.opened import is_source
+from .settings import method_named, summary, values
+from .views import colours_of, open_loader
 
 if TYPE_CHECKING:
     import torch
@@ -97,8 +102,7 @@ def train(config: Train) -> int:
     import torch
     from accelerate import Accelerator
 
-    from .learner import build, restore_
-    from .pipeline.loader import BetonLoader
+    from .learner import build, labels_of, restore_
 
     with ExitStack() as stack:
         with refusing():
@@ -111,25 +115,13 @@ def train(config: Train) -> int:
             with accelerator.main_process_first():
                 beton = open_images(config.data)
         with refusing():
-            recipe = views_of(config, method)
-            loader = BetonLoader(
-                beton,
-                recipe,
-                batch=config.batch,
-                seed=config.seed,
-                device=accelerator.device,
-                rank=accelerator.process_index,
-                world=accelerator.num_processes,
-                engine_name=engine_of(config, beton, recipe, accelerator),
-                threads=config.threads,
-                placement=config.placement,
-                candidates=candidate_count(method, len(beton)),
-            )
+            loader = open_loader(config, method, beton, accelerator)
             stack.enter_context(closing(loader))
-            settings = describe(config, beton, loader)
+            settings = describe(config, method, beton, loader)
             if accelerator.is_main_process:
                 settle_config(config.out, settings)
             learner = build(settings, method, accelerator)
+            learner = learner._replace(label_N=labels_of(beton, accelerator))
             step, passed_over = restore_(config.out, learner, accelerator)
         if accelerator.is_main_process:
             for fault in passed_over:
@@ -143,44 +135,21 @@ def train(config: Train) -> int:
         return code
 
 
-def describe(config: Train, beton: Beton, loader: BetonLoader) -> Settings:
+def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -> Settings:
     """What makes a run this run, as it stands in config.json."""
+    from .learner import architecture
+
     own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
     steps = config.steps or config.epochs * len(loader)
     data = {"rows": len(beton), "data_fingerprint": beton.fingerprint}
     views = {"recipe": config.recipe and repr(loader.recipe), "engine": loader.engine_name, "placement": loader.placement}
-    return {"format": 1, **own, **views, "steps": steps, **data}
-
-
-def views_of(config: Train, method: Method) -> Recipe:
-    """The recipe that was asked for, or the method's own."""
-    own = RECIPES[method.recipe](config.size)
-    if not config.recipe:
-        return own
-    recipe = recipe_of(config.recipe, config.size)
-    counts, wanted = [[len(members) for members in made.groups] for made in (recipe, own)]
-    if counts != wanted:
-        raise ValueError(f"{config.method} takes views in groups of {wanted}; {config.recipe} makes groups of {counts}")
-    return recipe
-
-
-def engine_of(config: Train, beton: Beton, recipe: Recipe, accelerator: Accelerator) -> str:
-    """The engine that was asked for; for "auto" the one the run began with, or the fastest on the main process's machine."""
-    from accelerate.utils import broadcast_object_list
-
-    from .pipeline.measure import engine_speeds
-
-    if config.engine != "auto":
-        return config.engine
-    chosen = [""]
-    if accelerator.is_main_process:
-        chosen = [str(recorded(config.out).get("engine", ""))]
-        if not chosen[0]:
-            options = {"device": accelerator.device, "threads": config.threads, "placement": config.placement}
-            speeds = engine_speeds(beton, recipe, **options)
-            chosen = [next(iter(speeds))]
-            say(f"engine {chosen[0]}; images/s: {', '.join(f'{name} {speed:,.0f}' for name, speed in speeds.items())}")
-    return str(broadcast_object_list(chosen)[0])
+    made_of = {
+        "objective": dict(values(method)),
+        "architecture": dataclasses.asdict(architecture(own, method)),
+        "colours": colours_of(loader.recipe.views[0]),
+    }
+    described = {"format": 1, **own, **views, "steps": steps, **data, **made_of}
+    return json.loads(json.dumps(described))  # as a later start will read it: JSON knows no tuples
 
 
 def batches(loader: BetonLoader, *, start: int, stop: int) -> Generator[ViewBatch]:
@@ -192,17 +161,21 @@ def batches(loader: BetonLoader, *, start: int, stop: int) -> Generator[ViewBatc
         start = (epoch + 1) * len(loader)
 
 
-def take_step(learner: Learner, method: Method, batch: ViewBatch, accelerator: Accelerator) -> dict[str, torch.Tensor]:
-    """One step of training; returns scalars that still lie on the device."""
-    from .objectives import objective
+def take_step(
+    learner: Learner, method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator, *, observe: bool
+) -> dict[str, torch.Tensor]:
+    """One step of training; returns scalars that still lie on the device, only the loss unless asked to `observe`."""
+    from .learner import follow, forward
+    from .objectives import memory, objective
 
-    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M)
-    embedding_ND = learner.model(batch.views[0]).embedding_ND
-    loss, scalars = objective.loss(method, embedding_ND, learner.memory, images)
+    outputs = forward(learner, method, batch, moment, accelerator)
+    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
+    loss, scalars, pending = objective.loss(method, outputs, learner.memory, images, moment, observe=observe)
     accelerator.backward(loss)
     learner.optimiser.step()
     learner.optimiser.zero_grad(set_to_none=True)
-    objective.write_(method, learner.memory, embedding_ND, images)
+    follow(learner, method, moment, accelerator)
+    memory.write_(method, learner.memory, outputs, images, moment, pending)
     return scalars
 
 
@@ -219,8 +192,11 @@ def loop(
     """Steps until the end or a signal; everything a person or a later start needs is on disk when it returns."""
     from .learner import save
     from .models.optimise import cosine, set_learning_rate_
+    from .objectives import memory
+    from .objectives.losses import derived
 
     first, steps, code, now = step, settings["steps"], 0, None
+    told = set[str]()
     peak = peak_rate(config, method)
     every = config.checkpoint_every or min(len(loader), 1000)
     title = f"{config.method} on {config.data.name}, {loader.engine_name} engine, {accelerator.device.type}"
@@ -234,12 +210,26 @@ def loop(
         for batch in clock.timed(source):
             rate = cosine(step, steps=steps, warmup=round(config.warmup * steps), peak=peak)
             set_learning_rate_(learner.optimiser, rate)
-            scalars = take_step(learner, method, batch, accelerator)
+            moment = Moment(step, steps, len(loader))
+            if memory.refresh_(method, learner.memory, moment):
+                log("clusters", step=step)
             step += 1
+            saving = step % every == 0 or step == steps
+            observed = saving or step % config.log_every == 0 or step == first + 1
+            scalars = take_step(learner, method, batch, moment, accelerator, observe=observed)
             code = agreed(stop(), step, config, accelerator)
-            saving = step % every == 0 or step == steps or code != 0
-            if saving or step % config.log_every == 0 or step == first + 1:
-                now = observe(scalars, clock, log, accelerator, step=step, rate=rate)
+            saving = saving or code != 0
+            if saving or observed:
+                values = observe(scalars, accelerator, step=step, rate=rate)
+                values |= derived(method, values, config.embedding) if observed else {}
+                memory.hear_(method, learner.memory, values["loss"])
+                now = clock.read(step, values, rate)
+                log("step", **(now._asdict() | values))
+                for kind, text in alarms(values, step=step).items():
+                    if kind not in told and accelerator.is_main_process:
+                        log("alarm", step=step, kind=kind, text=text)
+                        say(f"step {step}: {text}")
+                    told.add(kind)
                 show(now)
             if saving and accelerator.is_main_process:
                 save(config.out, learner, accelerator, step=step, settings=settings)
@@ -270,28 +260,18 @@ def open_log(config: Train, accelerator: Accelerator, *, step: int, settings: Se
         yield log.write
 
 
-def observe(
-    scalars: dict[str, torch.Tensor],
-    clock: Clock,
-    log: Callable[..., None],
-    accelerator: Accelerator,
-    *,
-    step: int,
-    rate: float,
-) -> Progressed:
-    """Read the step's scalars, the one place where the host waits for the device, and log them.
+def observe(scalars: dict[str, torch.Tensor], accelerator: Accelerator, *, step: int, rate: float) -> dict[str, Any]:
+    """Read the step's scalars and histograms, the one place where the host waits for the device.
 
     Raises RuntimeError for a loss that is not finite: no checkpoint of it is ever written.
     """
-    values = {name: value.item() for name, value in accelerator.reduce(scalars, "mean").items()}
-    now = clock.read(step, values, rate)
-    log("step", **(now._asdict() | values))
+    values = {name: value.tolist() for name, value in accelerator.reduce(scalars, "mean").items()}
     if not math.isfinite(values["loss"]):
         raise RuntimeError(
             f"the loss is {values['loss']} at step {step} (learning rate {rate:.4g}); the last checkpoint is intact: "
             "start again with another --out and a lower --learning-rate"
         )
-    return now
+    return values
 
 
 def agreed(code: int, step: int, config: Train, accelerator: Accelerator) -> int:
@@ -320,7 +300,7 @@ def summarise(
         ("images/s", f"{rate:,.0f}"),
         ("waiting for data", f"{clock.waited_total / seconds:.1%}"),
         ("loss", f"{now.loss:.4f}"),
-        ("bound", f"{now.bound:.3f} of {now.ceiling:.3f} nats"),
+        ("bound", bound_line(now)),
         ("checkpoint", str(config.out / "checkpoints" / f"step-{step:08d}")),
     ]
     table(f"{config.method}: {'stopped early' if code else 'done'}", ("", ""), rows)
@@ -335,20 +315,32 @@ def evaluate(config: Evaluate) -> int:
     from .learner import load_encoders
 
     with refusing():
-        settings, trained, untrained = load_encoders(config.run)
+        settings, trained, untrained, colours = load_encoders(config.run)
         train_set, test_set = open_images(config.train), open_images(config.test)
         task = class_task(train_set, test_set)
         if config.k < 1 or config.temperature <= 0:
             raise ValueError(f"--k must be at least 1 and --temperature above 0, got {config.k} and {config.temperature}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders = {str(config.run): trained.to(device), "untrained encoder": untrained.to(device)}
-    pairs = extract_pairs(encoders, train_set, test_set, size=settings["size"], device=device)
+    pairs = extract_pairs(encoders, train_set, test_set, colours=colours, device=device)
     scores = knn_scores(pairs, [task], size=settings["size"], k=config.k, temperature=config.temperature)[task.name]
     if config.json:
         results = {score.name: score.accuracy for score in scores}
         print(json.dumps({"protocol": scores[0].protocol, "accuracy": results}))  # noqa: T201 (the answer itself)
     else:
         table(scores[0].protocol, ("encoder", "top-1"), [(score.name, f"{score.accuracy:.3f}") for score in scores])
+    return 0
+
+
+def methods(config: Methods) -> int:
+    """Print the table of methods, or the settings of one."""
+    if config.name:
+        with refusing():
+            method = method_named(config.name)
+        table(f"{config.name} ({method.source})", ("--set", "is"), [(name, str(value)) for name, value in values(method)])
+        return 0
+    rows = [(name, *summary(method)) for name, method in METHODS.items()]
+    table("methods", ("method", "views", "positive", "negatives", "memory", "loss", "source"), rows)
     return 0
 
 
@@ -376,8 +368,11 @@ def demo(config: Demo) -> int:
 
 
 def bench(config: Bench) -> int:
-    """Measure the speed of the views."""
-    from .benchmarks.pipeline import bench as measure
+    """Measure speeds."""
+    if config.what == "objective":
+        from .benchmarks.objective import bench as measure
+    else:
+        from .benchmarks.pipeline import bench as measure
 
     return measure(config)
 
@@ -388,6 +383,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     Inspect: inspect,
     Subset: subset,
     Split: split,
+    Methods: methods,
     Train: train,
     Evaluate: evaluate,
     Bench: bench,

@@ -102,6 +102,8 @@ def bench(config: Bench) -> int:
     """Measure, print one JSON object a contender and a summary, a table, and draw."""
     torch.set_num_threads(config.threads or usable_cores())
     with refusing():
+        if config.data is None:
+            raise ValueError("name a .beton of JPEG images: viewmill bench pipeline photos.beton")
         beton = open_beton(config.data)
         if (beton.mode_N != JPEG).any():
             raise ValueError(f"{config.data} holds raw pixels, which no peer reads: convert photographs")
@@ -116,7 +118,7 @@ def bench(config: Bench) -> int:
                 say(f"without {name}: {error}")
         rounds = measured(contenders, config.repeats)
     facts = {
-        "data": config.data.name,
+        "data": beton.path.name,
         "rows": len(beton),
         "median_px": f"{int(np.median(beton.width_N))}x{int(np.median(beton.height_N))}",
         "size": config.size,
@@ -159,7 +161,7 @@ def lineup(beton: Beton, folder: Path, config: Bench) -> Iterator[tuple[str, Cal
         yield f"viewmill, {name} engine", lambda name=name: Ours(beton, simclr, batch, threads, engine_name=name)
     plain = Recipe((View(config.size), View(config.size)))
     yield "2 crops, uint8", lambda: Crops(beton, plain, batch, threads)
-    data = Data(config.data, folder, config.size, batch, threads)
+    data = Data(beton.path, folder, config.size, batch, threads)
     wanted = PEERS if config.peers else {"decode": PEERS["decode"]}
     for name, peer in wanted.items():
         yield name, lambda peer=peer: peer(data)

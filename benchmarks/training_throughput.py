@@ -24,10 +24,11 @@ from viewmill.journal.log import hardware, versions
 from viewmill.learner import build
 from viewmill.limits import method_of
 from viewmill.models.optimise import set_learning_rate_
+from viewmill.objectives.schedules import Moment
 from viewmill.pipeline.beton import open_beton
-from viewmill.pipeline.loader import BetonLoader, ViewBatch
-from viewmill.pipeline.recipe import RECIPES
+from viewmill.pipeline.loader import ViewBatch
 from viewmill.run import batches, describe, take_step
+from viewmill.views import open_loader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +49,21 @@ def main() -> None:
     """Measure and print."""
     settings = tyro.cli(Settings, description=__doc__)
     out = Path(tempfile.mkdtemp())
-    config = Train(data=settings.data, out=out, width=settings.width, size=settings.size, batch=settings.batch)
+    config = Train(
+        data=settings.data, out=out, width=settings.width, size=settings.size, batch=settings.batch, engine="ffcv"
+    )
     method, accelerator, beton = method_of(config), Accelerator(mixed_precision=config.precision), open_beton(config.data)
-    recipe = RECIPES[method.recipe](config.size)
-    loader = BetonLoader(beton, recipe, batch=config.batch, seed=config.seed, device=accelerator.device)
-    learner = build(describe(config, beton, loader), method, accelerator)
+    loader = open_loader(config, method, beton, accelerator)
+    described = describe(config, method, beton, loader)
+    learner = build(described, method, accelerator)
+    moment = Moment(0, described["steps"], len(loader))
     set_learning_rate_(learner.optimiser, 0.01)
     learner.model.train()
 
     def seconds(source: Iterable[ViewBatch]) -> float:
         started = time.perf_counter()
         for batch in islice(source, settings.block):
-            scalars = take_step(learner, method, batch, accelerator)
+            scalars = take_step(learner, method, batch, moment, accelerator, observe=False)
         scalars["loss"].item()  # wait for the device
         return time.perf_counter() - started
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..pipeline.beton import Beton
 from ..pipeline.loader import every_row
+from ..pipeline.recipe import Recipe, View, weak
 
 BATCH = 256
 RAW_PIXELS = "raw pixels"
@@ -44,12 +45,16 @@ class Pixels(nn.Module):
 
 
 @torch.no_grad()
-def extract(encoder: nn.Module, beton: Beton, *, size: int, device: torch.device, engine_name: str = "auto") -> Features:
-    """Features of every row by `encoder` in evaluation mode, in float32, at `size` px; left in the mode it was in."""
+def extract(
+    encoder: nn.Module, beton: Beton, recipe: Recipe, *, device: torch.device, engine_name: str = "auto"
+) -> Features:
+    """Features of every row by `encoder` in evaluation mode, in float32, as `weak` recipes show it; left in the mode it was
+    in.
+    """
     training = encoder.training
     encoder.eval()
     parts = []
-    for batch in every_row(beton, size=size, batch=BATCH, device=device, engine_name=engine_name):
+    for batch in every_row(beton, recipe, batch=BATCH, device=device, engine_name=engine_name):
         keep = batch.valid_B
         parts.append((encoder(batch.views[0]).float()[keep].cpu(), batch.label_B[keep].cpu(), batch.row_B[keep].cpu()))
     encoder.train(training)
@@ -57,9 +62,21 @@ def extract(encoder: nn.Module, beton: Beton, *, size: int, device: torch.device
 
 
 def extract_pairs(
-    encoders: dict[str, nn.Module], train: Beton, test: Beton, *, size: int, device: torch.device, engine_name: str = "auto"
+    encoders: dict[str, nn.Module],
+    train: Beton,
+    test: Beton,
+    *,
+    colours: View,
+    device: torch.device,
+    engine_name: str = "auto",
 ) -> dict[str, Pair]:
-    """Features of both files by each encoder and, as the last, by the raw-pixel floor, extracted once."""
-    options = {"size": size, "device": device, "engine_name": engine_name}
-    models = {**encoders, RAW_PIXELS: Pixels()}
-    return {name: Pair(*(extract(model, beton, **options) for beton in (train, test))) for name, model in models.items()}
+    """Features of both files by each encoder and, as the last, by the raw-pixel floor, extracted once.
+
+    `colours` has the size, the colour space and the normalisation that the encoders know; the floor sees RGB.
+    """
+    options = {"device": device, "engine_name": engine_name}
+    models = [(name, model, weak(colours.size, colours)) for name, model in encoders.items()]
+    models.append((RAW_PIXELS, Pixels(), weak(colours.size)))
+    return {
+        name: Pair(*(extract(model, beton, recipe, **options) for beton in (train, test))) for name, model, recipe in models
+    }

@@ -32,7 +32,7 @@ class Clock:
             yield item
 
     def read(self, step: int, values: Mapping[str, float], learning_rate: float) -> Progressed:
-        """A reading at `step`; `values` holds loss, bound and ceiling."""
+        """A reading at `step`; `values` holds the loss, and bound and ceiling where they were observed."""
         now = time.perf_counter()
         elapsed, steps = now - self._last_time, step - self._last_step
         reading = Progressed(
@@ -40,8 +40,8 @@ class Clock:
             steps=self._steps,
             epoch=round(step / self._per_epoch, 4),
             loss=values["loss"],
-            bound=values["bound"],
-            ceiling=values["ceiling"],
+            bound=values.get("bound"),
+            ceiling=values.get("ceiling"),
             learning_rate=learning_rate,
             images_per_s=steps * self._images / elapsed,
             wait=self._waited / elapsed,

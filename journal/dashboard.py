@@ -35,8 +35,8 @@ class Progressed(NamedTuple):
     steps: int
     epoch: float
     loss: float
-    bound: float
-    ceiling: float
+    bound: float | None
+    ceiling: float | None
     learning_rate: float
     images_per_s: float
     wait: float
@@ -57,11 +57,16 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BLOCKS[int((value - low) / span * (len(BLOCKS) - 1))] for value in values)
 
 
+def bound_line(now: Progressed) -> str:
+    """The bound beside its ceiling; a dash where a run stopped between two observations."""
+    return "-" if now.bound is None or now.ceiling is None else f"{now.bound:.3f} of {now.ceiling:.3f} nats"
+
+
 def plain_line(now: Progressed) -> str:
     """One reading as one line of text."""
     return (
         f"step {now.step}/{now.steps}  epoch {now.epoch:.2f}  loss {now.loss:.3f}  "
-        f"bound {now.bound:.2f} of {now.ceiling:.2f} nats  {now.images_per_s:.0f} images/s  "
+        f"bound {bound_line(now)}  {now.images_per_s:.0f} images/s  "
         f"data {now.wait:.0%}  left {duration(now.left_s)}"
     )
 
@@ -76,7 +81,7 @@ def panel(title: str, now: Progressed, losses: Sequence[float]) -> Panel:
     grid.add_row("step", f"{now.step} / {now.steps}", "time left", duration(now.left_s))
     grid.add_row("epoch", f"{now.epoch:.2f}", "images/s", f"{now.images_per_s:,.0f}")
     grid.add_row("loss", f"{now.loss:.4f}", "waiting for data", f"{now.wait:.1%}")
-    grid.add_row("bound", f"{now.bound:.3f} of {now.ceiling:.3f} nats", "learning rate", f"{now.learning_rate:.4g}")
+    grid.add_row("bound", bound_line(now), "learning rate", f"{now.learning_rate:.4g}")
     whole = Table.grid(expand=True)
     whole.add_row(ProgressBar(total=now.steps, completed=now.step))
     whole.add_row(grid)

@@ -48,6 +48,7 @@ def settle_config(folder: Path, config: Mapping[str, Any]) -> bool:
         write_json(path, config)
         return False
     earlier = read_config(folder)
+    config, earlier = _flat(config), _flat(earlier)
     for key in [*config, *(key for key in earlier if key not in config)]:
         if config.get(key) != earlier.get(key):
             raise Refused(
@@ -55,6 +56,12 @@ def settle_config(folder: Path, config: Mapping[str, Any]) -> bool:
                 "choose another --out, or start it as before to continue it"
             )
     return True
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """One level of entries, so that a difference is named where it lies."""
+    whole = {key: value for key, value in config.items() if not isinstance(value, dict)}
+    return whole | {key: value for part in config.values() if isinstance(part, dict) for key, value in part.items()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,36 +1,43 @@
-"""Heads: what stands between the encoder's features and the embedding that a loss sees."""
+"""Heads: what stands between the encoder's features and the embedding that a loss sees.
+
+Shape suffixes: V = views, B = images, F = features, D = embedding, S = pixels.
+"""
 
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-from .encoders import ResNet
 
 
 class Outputs(NamedTuple):
-    """What a forward pass yields for the loss."""
+    """What a forward pass yields for the loss; what a method has not asked for is None. Vectors are float32."""
 
-    embedding_ND: Tensor
-    """Unit vectors in float32, view-major: N = views x images."""
+    embedding_VBD: Tensor
+    """Unit embeddings; with a random direction behind the projector its mean direction."""
+    projected_VBD: Tensor
+    """The projector's output before it is normalised."""
+    mean_VBF: Tensor
+    """Features: the mean of their distribution where they have one."""
+    scale_VBF: Tensor | None = None
+    """Standard deviations of Gaussian features."""
+    sample_VBD: Tensor | None = None
+    """A direction drawn around `embedding_VBD`."""
+    prediction_VBD: Tensor | None = None
+    """The predictor's output."""
+    other_VBCSS: Tensor | None = None
+    """At v, the other view as it is predicted from view v."""
+    own_VBCSS: Tensor | None = None
+    """At v, view v as it is reconstructed from itself."""
+    target_VBD: Tensor | None = None
+    """Unit embeddings by the momentum encoder, without gradient."""
 
 
-def projector(features: int, *, hidden: int, out: int) -> nn.Sequential:
-    """SimCLR's non-linear head (arXiv 2002.05709, section 2.1), with batch norm after the hidden layer."""
+def projector(features: int, *, hidden: int, out: int) -> nn.Module:
+    """SimCLR's non-linear head (arXiv 2002.05709, section 2.1), batch norm behind its hidden layer; linear at `hidden` 0.
+
+    The predictor of BYOL is of the same kind (arXiv 2006.07733, section 3.2).
+    """
+    if hidden == 0:
+        return nn.Linear(features, out)
     return nn.Sequential(
         nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out)
     )
-
-
-class Contrastive(nn.Module):
-    """Encoder and projector: images -> unit embeddings."""
-
-    def __init__(self, encoder: ResNet, *, hidden: int, out: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projector = projector(encoder.features, hidden=hidden, out=out)
-
-    def forward(self, image_N3SS: Tensor) -> Outputs:
-        """Embeddings of a group of views. Normalised in float32 also under autocast: bf16 would change ring ranks."""
-        embedding = self.projector(self.encoder(image_N3SS)).float()
-        return Outputs(F.normalize(embedding, dim=1, eps=1e-6))  # eps 1e-12 gives a zero vector a gradient of 1e12

@@ -45,3 +45,21 @@ def total(x: Tensor) -> Tensor:
     if world() > 1:
         distributed.all_reduce(x)
     return x
+
+
+@torch.no_grad()
+def broadcast_(x: Tensor) -> None:
+    """`x` of the first rank on every rank, in place."""
+    if world() > 1:
+        distributed.broadcast(x, src=0)
+
+
+def everyone(x_VBD: Tensor) -> Tensor:
+    """[V, W*B, D]: the views of the global batch in its own order, with gradient."""
+    return gather(x_VBD).movedim(0, 1).flatten(1, 2)
+
+
+def mean_weight(valid_B: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B] weights: sum(weight * x) has the mean over all valid images of all ranks as its mean over ranks."""
+    weight_B = valid_B.to(dtype)
+    return weight_B * (world() / total(weight_B.sum()).clamp(min=1))

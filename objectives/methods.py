@@ -1,98 +1,124 @@
-"""The table of methods: method = views x positives x region x memory x bound. Frozen values; no torch here.
+"""The table of methods. A method is a row of presets, not a class; adding one is adding a row (docs/adding-a-method.md).
 
-Adding a method is adding a row. Names are the field's: instance discrimination (IR, arXiv 1805.01978), SimCLR (arXiv
-2002.05709), negatives from a ring around the anchor (the annulus of arXiv 2005.13149 and 2010.02037).
+No torch here. Instance discrimination (IR, arXiv 1805.01978), local aggregation (LA, arXiv 1903.12355), contrastive
+multiview coding (CMC, arXiv 1906.05849) and momentum contrast (MoCo, arXiv 1911.05722) are the bases of arXiv 2005.13149 and
+2010.02037, whose negatives come from a ball or a ring (the annulus); CAVE has the ring's negatives and the ball's positives.
+`docs/methods/` has a page on each family: settings, equations, and what differs from the authors' code.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
+
+from .method import Method
+from .parts import (
+    NCE,
+    Bank,
+    Clusters,
+    Decoupled,
+    HardNegatives,
+    InfoNCE,
+    Nearest,
+    Neighbours,
+    Pair,
+    Queue,
+    Ring,
+)
+from .terms import (
+    BarlowTwins,
+    Bootstrap,
+    FixedGaussian,
+    Momentum,
+    OwnReconstruction,
+    SquaredError,
+    Superfluous,
+    VICReg,
+    VonMisesFisher,
+)
+
+BALL, RING = Ring(inner=0.0, outer=0.1), Ring(inner=0.01, outer=0.1)
+BOTH_WAYS = (Pair(0, 1, 0.5), Pair(1, 0, 0.5))
+RINGS = "arXiv 2005.13149, 2010.02037"
+SUPERINFO = "arXiv 2408.10292"
+
+IR = Method("instance", "arXiv 1805.01978", contrast=(Pair(),), memory=Bank())
+CMC = Method(
+    "lab", "arXiv 1906.05849", contrast=(Pair(0, 1), Pair(1, 0)), memory=Bank(), bound=InfoNCE(0.07), network="colour"
+)
+SIMCLR = Method("simclr", "arXiv 2002.05709", contrast=BOTH_WAYS, bound=InfoNCE(0.2), learning_rate=0.12)
+MOCO_V1 = Method("moco-v1", "arXiv 1911.05722", contrast=(Pair(0, 1),), memory=Queue(), target=Momentum())
+MOCO_V2 = replace(MOCO_V1, recipe="moco-v2", source="arXiv 2003.04297", bound=InfoNCE(0.2), learning_rate=0.12)
+PAIRED = replace(SIMCLR, contrast=(), terms=(VICReg(),))
 
 
-@dataclass(frozen=True)
-class Everything:
-    """Every other row may be a negative."""
-
-
-@dataclass(frozen=True)
-class Ring:
-    """Rows ranked by similarity to the anchor, from the `inner` to the `outer` share of all rows: 0 is the nearest.
-
-    Shares are of the whole bank (absolute), not of one another. `inner` 0 gives the ball.
+def _restricted(name: str, base: Method) -> dict[str, Method]:
+    """The family of arXiv 2005.13149 over a base with a bank: ball or ring x own or neighbouring positives, and LA
+    itself.
     """
-
-    inner: float = 0.01
-    outer: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.inner < self.outer <= 1:
-            raise ValueError(f"a ring needs 0 <= inner < outer <= 1, got inner {self.inner}, outer {self.outer}")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """No memory: positives and negatives are views of the batch, over all processes."""
+    rows = {
+        "ball": replace(base, region=BALL),
+        "ring": replace(base, region=RING),
+        # the neighbours of a ball are the rows that a ring would leave out
+        "simplified-la": replace(base, region=RING, positives=Neighbours(among_negatives=True)),
+        "cave": replace(base, region=RING, positives=Neighbours()),
+        "la": replace(base, region=Nearest(4096), positives=Clusters(), warm_start=10.0, source="arXiv 1903.12355"),
+    }
+    ours = {key: row if key == "la" else replace(row, source=RINGS) for key, row in rows.items()}
+    return {f"{name}-{key}" if name else key: row for key, row in ours.items()}
 
 
-@dataclass(frozen=True)
-class Bank:
-    """One stored embedding per image: the anchor's own row is its positive, rows of the region are its negatives.
-
-    Args:
-        momentum: share of the old row kept at each visit (.5 in arXiv 1805.01978; 0 in the ring release).
-        negatives: K - 1, how many rows the region should hold: sets how many candidates are drawn from a large bank.
-    """
-
-    momentum: float = 0.5
-    negatives: int = 4095
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"the bank's momentum must lie in [0, 1), got {self.momentum}")
+def _superinfo(name: str, base: Method) -> dict[str, Method]:
+    """SuperInfo over a base with two views both ways. The weights are ours: the paper's could not be read."""
+    noisy = replace(base, source=SUPERINFO, head=FixedGaussian(0.1))
+    decoding = Superfluous("variational", first=1e-4, second=1e-4, decode_first=0.1, decode_second=0.1)
+    residual = Superfluous("ceb", first=1.0, second=1.0)
+    ceb = replace(base, source=SUPERINFO, head=VonMisesFisher(1024.0), bound=InfoNCE(0.1), terms=(residual,))
+    return {
+        f"superinfo-{name}": replace(noisy, terms=(Superfluous("conditional-kl"),)),
+        f"superinfo-{name}-variational": replace(noisy, terms=(decoding,)),
+        f"superinfo-{name}-ceb": ceb,
+    }
 
 
-@dataclass(frozen=True)
-class InfoNCE:
-    """InfoNCE (arXiv 1807.03748, eq. 4) with the positive in the denominator."""
-
-    temperature: float = 0.07
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the table. `recipe` is a name of pipeline.recipe.RECIPES.
-
-    `learning_rate` is the peak that suits SGD with momentum at batch 256: at a temperature of .07 gradients are three times
-    those at .2, and the sources take .03.
-    """
-
-    recipe: str
-    region: Everything | Ring
-    memory: Batch | Bank
-    bound: InfoNCE
-    learning_rate: float
-
-
-METHODS = {
-    "simclr": Method("simclr", Everything(), Batch(), InfoNCE(temperature=0.2), learning_rate=0.12),
-    "ir": Method("instance", Everything(), Bank(), InfoNCE(temperature=0.07), learning_rate=0.03),
-    "ring": Method("instance", Ring(), Bank(), InfoNCE(temperature=0.07), learning_rate=0.03),
+METHODS: dict[str, Method] = {
+    "ir": IR,
+    "ir-nce": replace(IR, bound=NCE(0.07)),
+    **_restricted("", IR),
+    "cmc": CMC,
+    "cmc-nce": replace(CMC, bound=NCE(0.07)),
+    **_restricted("cmc", CMC),
+    "pirl": Method(
+        "pirl",
+        "arXiv 1912.01991",
+        contrast=(Pair(0, 0, 0.5), Pair(1, 0, 0.5)),
+        memory=Bank(negatives=32_000),
+        network="jigsaw",
+    ),
+    "moco-v1": MOCO_V1,
+    "moco-v1-ball": replace(MOCO_V1, region=BALL, source=RINGS),
+    "moco-v1-ring": replace(MOCO_V1, region=RING, source=RINGS),
+    "moco-v2": MOCO_V2,
+    "moco-v2-ball": replace(MOCO_V2, region=BALL, source=RINGS),
+    "moco-v2-ring": replace(MOCO_V2, region=RING, source=RINGS),
+    "simclr": SIMCLR,
+    "simclr-ball": replace(SIMCLR, region=replace(BALL, outer=0.5), source=RINGS),
+    "simclr-ring": replace(SIMCLR, region=Ring(inner=0.1, outer=0.5, relative=True), source=RINGS),
+    **_superinfo("simclr", SIMCLR),
+    **_superinfo("moco", replace(MOCO_V2, contrast=BOTH_WAYS)),
+    "simclr-noise": replace(SIMCLR, head=FixedGaussian(0.1), source="control of arXiv 2203.07004"),
+    "simclr-squared-error": replace(SIMCLR, terms=(SquaredError(),), source="arXiv 2006.05576"),
+    "simclr-reconstruction": replace(
+        SIMCLR, head=FixedGaussian(0.1), terms=(OwnReconstruction(),), source="arXiv 2203.07004"
+    ),
+    "decoupled": replace(SIMCLR, bound=Decoupled(0.1), learning_rate=0.06, source="arXiv 2110.06848"),
+    "debiased": replace(SIMCLR, bound=HardNegatives(0.5, 0.1), learning_rate=0.3, source="arXiv 2007.00224"),
+    "hcl": replace(SIMCLR, bound=HardNegatives(0.5, 0.1, 1.0), learning_rate=0.3, source="arXiv 2010.04592"),
+    "vicreg": replace(PAIRED, terms=(VICReg(),), learning_rate=0.01, source="arXiv 2105.04906"),
+    "barlow-twins": replace(PAIRED, terms=(BarlowTwins(),), learning_rate=0.01, source="arXiv 2103.03230"),
+    "byol": replace(
+        PAIRED,
+        recipe="asymmetric",
+        terms=(Bootstrap(),),
+        target=Momentum(0.996, rising=True),
+        learning_rate=0.1,
+        source="arXiv 2006.07733",
+    ),
 }
-
-MIN_CANDIDATES = 16_384  # below, the sampled edges of a 1..10 % ring blur: KS to the exact ring .009 at this size
-
-
-def candidate_count(method: Method, rows: int) -> int:
-    """How many bank rows to draw for a step, shared by the batch; 0 where all rows take part (or there is no bank).
-
-    M = (K - 1) / (outer - inner) rows hold K - 1 in the ring; a bank under twice that is taken whole, exactly.
-    """
-    if isinstance(method.memory, Batch):
-        return 0
-    if isinstance(method.region, Ring):
-        wanted = max(MIN_CANDIDATES, -(-method.memory.negatives // (method.region.outer - method.region.inner)))
-    else:
-        wanted = method.memory.negatives
-    return 0 if rows <= 2 * wanted else int(wanted)

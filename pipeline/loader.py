@@ -10,8 +10,6 @@ Shape suffixes: V = views, B = images of this rank's batch, M = bank candidates.
 """
 
 import math
-import queue
-import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import NamedTuple, Protocol
@@ -24,6 +22,7 @@ from . import engine, order, photometric, photometric_host
 from .beton import Beton
 from .buffers import Buffers
 from .plan import ViewPlan, draw
+from .prefetch import prefetch
 from .recipe import Recipe, weak
 from .threads import Scratch, usable_cores
 
@@ -43,7 +42,8 @@ class ViewBatch(NamedTuple):
     label_B: Tensor
     """int64, -1 where there is none; training never reads it."""
     candidate_M: Tensor
-    """int64 bank rows drawn on the host from (seed, step), the same on every rank; empty where unused."""
+    """int64 bank rows drawn on the host from (seed, step), the same on every rank; [B, M] where drawn for each image; empty
+    where unused."""
     plan: ViewPlan
     """What was done to each view; its `recipe.groups` say which views of the plan a group holds."""
 
@@ -85,7 +85,8 @@ class BetonLoader:
         engine_name: a name of engine.ENGINES, or "auto".
         threads: of the engine; 0 for every usable core.
         ahead: batches milled ahead of the step; None for 2 on a GPU and 0 on a CPU.
-        candidates: bank rows to draw for each step.
+        candidates: how many bank rows to draw for a step.
+        per_image: draw them for each image, with replacement, not for the batch.
         placement: where colour, blur, solarise and normalise run: one of PLACEMENTS, or "auto".
         dtype: of the views: float32, float16 or bfloat16.
     """
@@ -103,13 +104,14 @@ class BetonLoader:
         engine_name: str = "auto",
         threads: int = 0,
         ahead: int | None = None,
-        candidates: int = 0,
+        candidates: Callable[[int], int] = lambda step: 0,
+        per_image: bool = False,
         placement: str = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._beton, self.recipe, self._batch, self._seed, self._device = beton, recipe, batch, seed, device
         self._share = order.share(batch, rank=rank, world=world)
-        self._candidates = candidates
+        self._candidates, self._per_image = candidates, per_image
         self._cuda = device.type == "cuda"
         self._ahead = (2 if self._cuda else 0) if ahead is None else ahead
         self.engine_name, self.placement = engine.choose(engine_name), _placement(placement, device)
@@ -134,7 +136,7 @@ class BetonLoader:
 
     def once(self) -> Generator[ViewBatch]:
         """See ViewLoader."""
-        recipe = weak(self.recipe.views[0].size)
+        recipe = weak(self.recipe.views[0].size, self.recipe.views[0])
         starts = range(0, len(self._beton), self._batch)
 
         def mill(start: int) -> Milled:
@@ -169,10 +171,15 @@ class BetonLoader:
             draws = tuple(photometric.draws(plan, group, pin=self._cuda) for group in recipe.groups)
         valid_B = self._engine.crops(row_B, plan, cut, then)
         self.unreadable.update(row_B[~valid_B].tolist())
-        drawn = np.empty(0, np.int64)
-        if step is not None and self._candidates:
-            drawn = order.candidates(len(self._beton), self._candidates, seed=self._seed, step=step)
+        drawn = self._draw_candidates(row_B, 0 if step is None else self._candidates(step), step)
         return Milled(pixels, draws, row_B, valid_B, drawn, plan)
+
+    def _draw_candidates(self, row_B: np.ndarray, count: int, step: int | None) -> np.ndarray:
+        if step is None or count == 0:
+            return np.empty(0, np.int64)
+        if self._per_image:
+            return order.candidates_of_each(len(self._beton), row_B, count, seed=self._seed, step=step)
+        return order.candidates(len(self._beton), count, seed=self._seed, step=step)
 
     def _views(self, shape: tuple[int, ...]) -> Tensor:
         """Room for the finished views of a group: [V*B, 3, S, S], channels_last."""
@@ -183,7 +190,7 @@ class BetonLoader:
         return self._buffers.take(flat, self._dtype).permute(0, 3, 1, 2)
 
     def _deliver(self, mill: Callable[[int], Milled], steps: range) -> Generator[ViewBatch]:
-        milled = map(mill, steps) if self._ahead == 0 else _prefetch(mill, steps, self._ahead)
+        milled = map(mill, steps) if self._ahead == 0 else prefetch(mill, steps, self._ahead)
         for item in milled:
             yield self._develop(item)
 
@@ -217,43 +224,9 @@ def _placement(name: str, device: torch.device) -> str:
     return name
 
 
-def _prefetch(mill: Callable[[int], Milled], steps: range, ahead: int) -> Iterator[Milled]:
-    """`map(mill, steps)`, run by a thread up to `ahead` items early; ends with its consumer, raises what it meets."""
-    ready: queue.Queue[Milled | BaseException | None] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def hand_over(item: Milled | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def produce() -> None:
-        try:
-            for step in steps:
-                if stop.is_set():
-                    return
-                hand_over(mill(step))
-            hand_over(None)
-        except BaseException as error:  # carried to the consumer's thread and raised there
-            hand_over(error)
-
-    thread = threading.Thread(target=produce, name="viewmill-prefetch", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()
-
-
 def every_row(
-    beton: Beton, *, size: int, batch: int, device: torch.device, engine_name: str = "auto"
+    beton: Beton, recipe: Recipe, *, batch: int, device: torch.device, engine_name: str = "auto"
 ) -> Iterator[ViewBatch]:
-    """Every row of `beton` once under the weak recipe at `size` px."""
-    with closing(BetonLoader(beton, weak(size), batch=batch, seed=0, device=device, engine_name=engine_name)) as loader:
+    """Every row of `beton` once under the weak recipe, in size and colours of `recipe`."""
+    with closing(BetonLoader(beton, recipe, batch=batch, seed=0, device=device, engine_name=engine_name)) as loader:
         yield from loader.once()

@@ -47,3 +47,10 @@ def candidates(rows: int, count: int, *, seed: int, step: int) -> np.ndarray:
         if len(first) >= count:
             return np.sort(drawn[first[:count]])
         tries *= 2
+
+
+def candidates_of_each(rows: int, row_B: np.ndarray, count: int, *, seed: int, step: int) -> np.ndarray:
+    """int64 [B, count] rows drawn for each image from (seed, step, its row), with replacement: the same on any rank."""
+    place_BK = row_B.astype(np.int64)[:, None] * count + np.arange(count)
+    drawn = counter.uniform(counter.Key(seed, counter.CANDIDATES, step), place_BK.ravel())[0]
+    return (drawn * rows).astype(np.int64).reshape(place_BK.shape)

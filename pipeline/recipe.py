@@ -203,9 +203,14 @@ def pirl(size: int) -> Recipe:
     return Recipe((_instance(size), *(replace(patch, crop=Patch(slot)) for slot in range(9))))
 
 
-def weak(size: int) -> Recipe:
-    """The evaluation view: the centre, resized. Small images are taken whole, others as resize 256 and crop 224."""
-    return Recipe((View(size=size, crop=CentreCrop(1.0 if size <= 64 else 0.875), flip=0.0),))
+def weak(size: int, colours: View | None = None) -> Recipe:
+    """The evaluation view: the centre, resized. Small images are taken whole, others as resize 256 and crop 224.
+
+    Its colour space and normalisation are those of `colours`, a view that was trained on.
+    """
+    like = colours or View(size=size)
+    crop = CentreCrop(1.0 if size <= 64 else 0.875)
+    return Recipe((View(size=size, crop=crop, flip=0.0, space=like.space, mean=like.mean, std=like.std),))
 
 
 RECIPES: dict[str, Callable[[int], Recipe]] = {

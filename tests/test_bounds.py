@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from viewmill.objectives.bounds import info_nce
-from viewmill.objectives.methods import Everything, Ring
-from viewmill.objectives.regions import select
+from viewmill.objectives.parts import Everything, Ring
+from viewmill.objectives.regions import cut, window
 
 COLDEST = 0.005
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -35,8 +35,9 @@ def expected_bound(joint, critic, region, terms):
     """The mean of the bound over every positive and every tuple of `terms` - 1 negatives of the region, with replacement."""
     places = len(joint)
     # What the region says of ranks, from nearest to farthest: critic values may tie, ranks do not.
-    selected = select(region, -torch.arange(places, dtype=torch.float64)[None], torch.ones(1, places, dtype=torch.bool))
-    rank = -selected.negative_BK[0].long()
+    ranking = -torch.arange(places, dtype=torch.float64)[None]
+    selected = cut(window(region, places, limit=None), ranking, torch.ones(1, places, dtype=torch.bool))
+    rank = -selected.value_NK[0].long()
     tuples = torch.tensor(list(product(range(len(rank)), repeat=terms - 1)))
     mean = 0.0
     for x in range(places):
@@ -162,7 +163,8 @@ def test_gaussian_views_stay_below_their_information_but_a_far_ring_does_not():
 
     def estimate(region, offered):
         value_BM = critic(x[:, None], torch.randn(offered, dimension, generator=generator, dtype=torch.float64))
-        bound = info_nce(critic(x, y), *select(region, value_BM, torch.ones_like(value_BM, dtype=torch.bool)))
+        selected = cut(window(region, offered, limit=None), value_BM, torch.ones_like(value_BM, dtype=torch.bool))
+        bound = info_nce(critic(x, y), *selected[:2])
         assert bound.log_terms_B.exp().round().unique().tolist() == [256]
         return (bound.log_terms_B - bound.loss_B).mean().item()
 

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from viewmill.models.encoders import build
-from viewmill.models.heads import Contrastive
+from viewmill.learner import architecture
+from viewmill.models.momentum import follow_, follower
+from viewmill.models.network import Batch, Network
 from viewmill.models.optimise import set_learning_rate_, sgd
+from viewmill.objectives import memory as memories
 from viewmill.objectives import objective
-from viewmill.objectives.methods import METHODS, Ring
+from viewmill.objectives.methods import METHODS
+from viewmill.objectives.parts import Nearest, Ring
+from viewmill.objectives.schedules import Moment
 from viewmill.pipeline.loader import BetonLoader
 from viewmill.pipeline.recipe import RECIPES, Blur, Jitter, Recipe, View
 
@@ -36,23 +40,33 @@ def test_the_views_are_those_of_the_cpu(photo_beton):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
     method, device = METHODS[name], torch.device("cuda")
-    if isinstance(method.region, Ring):
+    if isinstance(method.region, Ring) and method.region.inner > 0:
         method = replace(method, region=Ring(0.1, 0.8))
-    model = Contrastive(build("resnet18", width=8, image_size=32), hidden=16, out=8).to(device)
+    if isinstance(method.region, Nearest):
+        method = replace(method, region=Nearest(4), warm_start=0.0)
+    settings = {"encoder": "resnet18", "width": 8, "size": 32, "hidden": 16, "embedding": 8, "seed": 0}
+    model = Network(architecture(settings, method)).to(device)
+    target = None if method.target is None else follower(model)
     optimiser = sgd(model, momentum=0.9, weight_decay=1e-4)
     set_learning_rate_(optimiser, 0.01)
-    memory = objective.start_memory(method, rows=len(photo_beton), dimension=8, seed=0, device=device)
+    memory = memories.start(method, rows=len(photo_beton), dimension=8, seed=0, device=device)
     with loader(photo_beton, RECIPES[method.recipe](32), "cuda") as source:
         for number, batch in enumerate(source.epoch(0)):
             torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first step may allocate and tune
-            images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M)
+            images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, None, batch.views)
+            moment, seen = Moment(number, 100, 10), Batch(batch.views, batch.row_B, number)
             with torch.autocast("cuda", dtype=dtype):
-                embedding = model(batch.views[0]).embedding_ND
-            loss, scalars = objective.loss(method, embedding, memory, images)
+                outputs = model(seen)
+                if target is not None:
+                    views = target(seen).embedding_VBD[: len(method.target_views)]
+                    outputs = outputs._replace(target_VBD=views)
+            loss, scalars, pending = objective.loss(method, outputs, memory, images, moment, observe=number == 0)
             loss.backward()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            objective.write_(method, memory, embedding, images)
+            if target is not None:
+                follow_(target, model, momentum=0.99)
+            memories.write_(method, memory, outputs, images, moment, pending)
         torch.cuda.set_sync_debug_mode("default")
     assert np.isfinite(scalars["loss"].item())
 

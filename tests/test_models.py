@@ -19,7 +19,7 @@ from torch import nn
 from viewmill.models import checkpoint
 from viewmill.models.checkpoint import InvalidCheckpoint, load_optimiser_, newest, optimiser_tensors, read, write
 from viewmill.models.encoders import build
-from viewmill.models.heads import Contrastive
+from viewmill.models.network import Architecture, Batch, Network
 from viewmill.models.optimise import cosine, set_learning_rate_, sgd
 
 PARTS = {
@@ -36,7 +36,12 @@ FACTS = {"step": 3, "config": {"name": "simclr", "rate": 0.1, "sizes": [1, 2]}, 
 
 def small_model():
     torch.manual_seed(0)
-    return Contrastive(build("resnet18", width=2, image_size=16), hidden=8, out=4)
+    return Network(Architecture("resnet18", width=2, size=16, hidden=8, out=4))
+
+
+def seen(views, images):
+    """A batch of one group of views."""
+    return Batch((views,), torch.arange(images), step=0)
 
 
 def files_of(folder):
@@ -122,17 +127,17 @@ def test_a_width_below_one_is_refused(width):
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16 autocast"])
 def test_embeddings_are_unit_vectors_in_single_precision(half):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-        embedding = small_model()(torch.randn(6, 3, 16, 16)).embedding_ND
+        embedding = small_model()(seen(torch.randn(6, 3, 16, 16), 3)).embedding_VBD
     assert embedding.dtype == torch.float32
-    assert embedding.shape == (6, 4)
-    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(6), rtol=0, atol=1e-6)
+    assert embedding.shape == (2, 3, 4)
+    torch.testing.assert_close(embedding.norm(dim=2), torch.ones(2, 3), rtol=0, atol=1e-6)
 
 
 def test_an_embedding_of_nothing_has_a_gradient_that_does_not_explode():
     model = small_model()
-    nn.init.zeros_(model.projector[-1].weight)
-    nn.init.zeros_(model.projector[-1].bias)
-    model(torch.randn(6, 3, 16, 16)).embedding_ND.sum().backward()
+    nn.init.zeros_(model.projector[0][-1].weight)
+    nn.init.zeros_(model.projector[0][-1].bias)
+    model(seen(torch.randn(6, 3, 16, 16), 6)).embedding_VBD.sum().backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert torch.isfinite(gradients).all()
     assert gradients.abs().max() < 1e8

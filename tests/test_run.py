@@ -15,6 +15,8 @@ import pytest
 from safetensors.torch import load_file
 
 from viewmill.journal.log import Log
+from viewmill.objectives.methods import METHODS
+from viewmill.objectives.parts import Clusters, Nearest, Queue, Ring
 from viewmill.pipeline import factors
 from viewmill.pipeline.convert import convert
 from viewmill.run import main
@@ -22,6 +24,11 @@ from viewmill.run import main
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--width", "4", "--hidden", "16", "--embedding", "8", "--size", "16", "--batch", "16", "--log-every", "1")
 TINY = (*TINY, "--engine", "ffcv")
+SETTINGS = {  # what makes a method fit 64 images
+    "ring": ("region.inner=0.05", "region.outer=0.5"),
+    "nearest": ("region.count=30", "positives.rows_per_cluster=8", "positives.clusterings=2", "warm_start=0.5"),
+    "queue": ("memory.size=128",),
+}
 
 
 class Done(NamedTuple):
@@ -90,10 +97,37 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(trained, beton, tmp_pa
     assert weights(tmp_path / "other") != weights(trained)
 
 
+def fitting(name: str) -> tuple[str, ...]:
+    """What makes method `name` fit 64 images, as arguments."""
+    method = METHODS[name]
+    chosen = SETTINGS["queue"] if isinstance(method.memory, Queue) else ()
+    if isinstance(method.region, Ring) and method.region.inner > 0 and not method.region.relative:
+        chosen += SETTINGS["ring"]
+    if isinstance(method.region, Nearest):
+        chosen += SETTINGS["nearest"]
+    return ("--set", *chosen) if chosen else ()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_and_its_encoder_can_be_evaluated(method, beton, tmp_path):
+    common = ("train", method, "--data", beton, "--out", tmp_path / "run", *TINY, *fitting(method))
+    done = viewmill(*common, "--steps", 5)
+    assert done.returncode == 0, done.stderr
+    last = records(tmp_path / "run")[-1]
+    assert last["step"] == 5
+    assert {"bound", "ceiling", "bound_valid", "alignment", "uniformity", "effective_rank", "spread"} <= set(last)
+    assert last["bound"] <= last["ceiling"] + 1e-6
+    found = records(tmp_path / "run", "clusters")
+    assert [record["step"] for record in found] == ([2] if isinstance(METHODS[method].positives, Clusters) else [])
+    answer = viewmill("evaluate", tmp_path / "run", "--train", beton, "--test", beton, "--json", "--k", 5)
+    assert answer.returncode == 0, answer.stderr
+    accuracy = json.loads(answer.stdout)["accuracy"]
+    assert accuracy[str(tmp_path / "run")] > 1 / 8
+
+
 @pytest.mark.parametrize("method", ["ir", "ring"])
 def test_bank_methods_train_and_keep_their_bank(method, beton, tmp_path):
-    extra = ("--inner", 0.05, "--outer", 0.5) if method == "ring" else ()
-    done = viewmill("train", method, "--data", beton, "--out", tmp_path / method, *TINY, "--steps", 5, *extra)
+    done = viewmill("train", method, "--data", beton, "--out", tmp_path / method, *TINY, "--steps", 5, *fitting(method))
     assert done.returncode == 0, done.stderr
     bank = load_file(tmp_path / method / "checkpoints" / "step-00000005" / "bank-00000-of-00001.safetensors")["rows"]
     assert bank.shape == (64, 8)
@@ -105,9 +139,9 @@ def test_bank_methods_train_and_keep_their_bank(method, beton, tmp_path):
         assert 0 <= last["bound_valid_strict"] <= last["bound_valid"] <= 1
 
 
-@pytest.mark.parametrize("method", ["simclr", "ir", "ring"])
+@pytest.mark.parametrize("method", ["simclr", "ring", "superinfo-moco"])
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(method, beton, tmp_path):
-    common = ("train", method, "--data", beton, *TINY, "--steps", 9, "--checkpoint-every", 1)
+    common = ("train", method, "--data", beton, *TINY, *fitting(method), "--steps", 9, "--checkpoint-every", 1)
     viewmill(*common, "--out", tmp_path / "whole")
     cut = subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), *map(str, common), "--out", str(tmp_path / "cut")],
@@ -203,12 +237,50 @@ REFUSED = {
         lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--precision", "fp16"],
         "needs a GPU",
     ),
-    "a ring for SimCLR": (lambda b, t: ["train", "--data", b, "--out", t / "r", "--inner", 0.1], "simclr has none"),
+    "a ring for SimCLR": (
+        lambda b, t: ["train", "--data", b, "--out", t / "r", "--set", "region.inner=0.1"],
+        "no setting 'region.inner'",
+    ),
     "an empty ring": (
-        lambda b, t: ["train", "ring", "--data", b, "--out", t / "r", *TINY, "--inner", 0.001, "--outer", 0.002],
+        lambda b, t: [
+            "train",
+            "ring",
+            "--data",
+            b,
+            "--out",
+            t / "r",
+            *TINY,
+            "--set",
+            "region.inner=0.001",
+            "region.outer=0.002",
+        ],
         "is empty",
     ),
-    "an impossible ring": (lambda b, t: ["train", "ring", "--data", b, "--out", t / "r", "--inner", 0.5], "inner < outer"),
+    "an impossible ring": (
+        lambda b, t: ["train", "ring", "--data", b, "--out", t / "r", "--set", "region.inner=0.5"],
+        "inner < outer",
+    ),
+    "no such method": (lambda b, t: ["train", "rnig", "--data", b, "--out", t / "r"], "did you mean ring"),
+    "no method at all": (lambda b, t: ["train", "supervised!", "--data", b, "--out", t / "r"], "viewmill methods"),
+    "a method that is not listed": (lambda b, t: ["methods", "simcler"], "did you mean simclr"),
+    "a setting without a value": (lambda b, t: ["train", "--data", b, "--out", t / "r", "--set", "bound"], "name=value"),
+    "a setting of another kind": (
+        lambda b, t: ["train", "--data", b, "--out", t / "r", "--set", "bound.temperature=warm"],
+        "a value like 0.2, got 'warm'",
+    ),
+    "a temperature of 0": (
+        lambda b, t: ["train", "--data", b, "--out", t / "r", "--set", "bound.temperature=0"],
+        "temperature must be above 0",
+    ),
+    "too few images for local aggregation": (
+        lambda b, t: ["train", "la", "--data", b, "--out", t / "r", *TINY],
+        "nearest 4096 of 64 rows are no region: lower region.count",
+    ),
+    "views of another method": (
+        lambda b, t: ["train", "cmc", "--data", b, "--out", t / "r", *TINY, "--recipe", "instance"],
+        "cmc takes tensors of [1, 2] channels; instance makes [3]",
+    ),
+    "nothing to measure": (lambda b, t: ["bench", "pipeline"], "name a .beton of JPEG images"),
     "no width": (lambda b, t: ["train", "--data", b, "--out", t / "r", "--width", 0], "width"),
     "no steps": (lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--epochs", 0], "--epochs"),
     "negative rate": (
@@ -260,9 +332,11 @@ def test_bad_input_is_refused_with_the_reason_and_exit_code_2(case, beton, tmp_p
 
 def test_another_configuration_in_a_runs_folder_is_refused_naming_the_key(trained, beton):
     before = weights(trained)
-    done = viewmill("train", "simclr", "--data", beton, "--out", trained, *TINY, "--steps", 6, "--temperature", 0.5)
+    done = viewmill(
+        "train", "simclr", "--data", beton, "--out", trained, *TINY, "--steps", 6, "--set", "bound.temperature=0.5"
+    )
     assert done.returncode == 2
-    assert "temperature = None, this one has 0.5" in done.stderr
+    assert "bound.temperature = 0.2, this one has 0.5" in done.stderr
     assert weights(trained) == before
 
 

@@ -1,0 +1,167 @@
+"""The network of a method: encoder, projector, and what else its loss asks for.
+
+Shape suffixes: V = views, B = images, C = channels, F = features, D = embedding, S = pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .decoder import Decoder
+from .encoders import ResNet, build
+from .heads import Outputs, projector
+from .stochastic import BoundedGaussian, FixedGaussian, VonMisesFisher
+
+PATCHES = 9  # of PIRL's jigsaw
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is made of.
+
+    Args:
+        views: "shared" is one encoder for all views; "colour" one for the L and one for the ab half of a view; "jigsaw" one
+            for the image and, through a second head, for nine patches of it.
+        hidden: of projector and predictor; 0 for a linear projector.
+        head: distribution of the features, or of the embedding where `on_embedding`, and its settings; None for none.
+        predictor, decode_other, decode_own: whether these parts stand.
+    """
+
+    encoder: str
+    width: int
+    size: int
+    hidden: int
+    out: int
+    views: Literal["shared", "colour", "jigsaw"] = "shared"
+    head: tuple[str, tuple[float, ...]] | None = None
+    on_embedding: bool = False
+    predictor: bool = False
+    decode_other: bool = False
+    decode_own: bool = False
+    seed: int = 0
+
+
+class Batch(NamedTuple):
+    """What a forward pass takes: the views of a ViewBatch, whose images they show, and the step, for noise."""
+
+    views: Sequence[Tensor]
+    row_B: Tensor
+    step: int
+
+
+class Colour(nn.Module):
+    """CMC's two encoders (arXiv 1906.05849): one for the first channel of a view, one for the other two."""
+
+    def __init__(self, first: ResNet, second: ResNet) -> None:
+        super().__init__()
+        self.halves = nn.ModuleList((first, second))
+        self.features = first.features + second.features
+
+    def forward(self, image_B3SS: Tensor) -> Tensor:
+        """[B, 2F]: the features of both halves, as they are evaluated."""
+        return torch.cat(
+            [half(part) for half, part in zip(self.halves, image_B3SS.split((1, 2), dim=1), strict=True)], dim=1
+        )
+
+
+class Network(nn.Module):
+    """Views -> Outputs. `encoder` is what a run is worth: [B, 3, S, S] -> features, without any head."""
+
+    def __init__(self, made_of: Architecture) -> None:
+        super().__init__()
+        self.made_of = made_of
+        options = {"width": made_of.width, "image_size": made_of.size}
+        if made_of.views == "colour":
+            halves = [build(made_of.encoder, channels=channels, **options) for channels in (1, 2)]
+            self.encoder: ResNet | Colour = Colour(*halves)
+            features = halves[0].features
+        else:
+            self.encoder = build(made_of.encoder, **options)
+            features = self.encoder.features
+        hidden, out = made_of.hidden, made_of.out
+        heads = 2 if made_of.views == "colour" else 1
+        self.projector = nn.ModuleList(projector(features, hidden=hidden, out=out) for _ in range(heads))
+        if made_of.views == "jigsaw":
+            self.patch = nn.Linear(features, out)
+            self.jigsaw = nn.Linear(PATCHES * out, out)
+        self.head = _head(made_of, out if made_of.on_embedding else features)
+        self.predictor = projector(out, hidden=hidden or out, out=out) if made_of.predictor else None
+        self.other = Decoder(features, made_of.size) if made_of.decode_other else None
+        self.own = Decoder(features, made_of.size) if made_of.decode_own else None
+
+    def forward(self, batch: Batch) -> Outputs:
+        """The outputs for a batch. Normalised in float32 also under autocast: bf16 would change ring ranks."""
+        if self.made_of.views == "jigsaw":
+            return self._jigsaw(batch)
+        feature_VBF = self._features(batch)
+        mean_VBF, scale_VBF, taken_VBF = feature_VBF, None, feature_VBF
+        if self.head is not None and not self.made_of.on_embedding:
+            taken_VBF, mean_VBF, scale_VBF = self._draw(feature_VBF, batch)
+        projected_VBD = self._project(taken_VBF)
+        embedding_VBD, sample_VBD = unit(projected_VBD), None
+        if self.head is not None and self.made_of.on_embedding:
+            sample_VBD, embedding_VBD, _ = self._draw(embedding_VBD, batch)
+        return Outputs(
+            embedding_VBD,
+            projected_VBD.float(),
+            mean_VBF.float(),
+            scale_VBF,
+            sample_VBD,
+            None if self.predictor is None else _each(self.predictor, projected_VBD).float(),
+            None if self.other is None else _each(self.other, taken_VBF),
+            None if self.own is None else _each(self.own, taken_VBF),
+        )
+
+    def _features(self, batch: Batch) -> Tensor:
+        if isinstance(self.encoder, Colour):
+            return torch.stack([half(part) for half, part in zip(self.encoder.halves, batch.views, strict=True)])
+        return self.encoder(batch.views[0]).unflatten(0, (-1, len(batch.row_B)))
+
+    def _project(self, feature_VBF: Tensor) -> Tensor:
+        if len(self.projector) == 1:
+            return _each(self.projector[0], feature_VBF)
+        return torch.stack([project(feature) for project, feature in zip(self.projector, feature_VBF, strict=True)])
+
+    def _draw(self, x_VBF: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Sample, mean and scale, independent noise for each view."""
+        assert self.head is not None
+        options = {"seed": self.made_of.seed, "step": batch.step}
+        drawn = [self.head(x_BF, batch.row_B, stream=view, **options) for view, x_BF in enumerate(x_VBF)]
+        scale = None if drawn[0].scale_BF is None else torch.stack([part.scale_BF for part in drawn])
+        return torch.stack([part.sample_BF for part in drawn]), torch.stack([part.mean_BF for part in drawn]), scale
+
+    def _jigsaw(self, batch: Batch) -> Outputs:
+        """View 0 is the image, view 1 its patches: nine embeddings in a row, linear to one (arXiv 1912.01991, section
+        3.2).
+        """
+        image_BCSS, patch_NCSS = batch.views
+        feature_BF = self.encoder(image_BCSS)
+        patch_PBD = self.patch(self.encoder(patch_NCSS)).unflatten(0, (PATCHES, -1))
+        puzzle_BD = self.jigsaw(patch_PBD.movedim(0, 1).flatten(1))
+        projected_VBD = torch.stack((self.projector[0](feature_BF), puzzle_BD))
+        return Outputs(unit(projected_VBD), projected_VBD.float(), feature_BF[None].float())
+
+
+def unit(projected_VBD: Tensor) -> Tensor:
+    """Unit vectors in float32; eps 1e-12 would give a zero vector a gradient of 1e12."""
+    return F.normalize(projected_VBD.float(), dim=-1, eps=1e-6)
+
+
+def _each(module: nn.Module, x_VBF: Tensor) -> Tensor:
+    """A module over the views as one batch: batch norm sees all of them."""
+    return module(x_VBF.flatten(0, 1)).unflatten(0, x_VBF.shape[:2])
+
+
+def _head(made_of: Architecture, dimension: int) -> nn.Module | None:
+    if made_of.head is None:
+        return None
+    name, settings = made_of.head
+    if name == "fixed":
+        return FixedGaussian(*settings)
+    if name == "bounded":
+        return BoundedGaussian(dimension, *settings)
+    return VonMisesFisher(dimension, *settings)

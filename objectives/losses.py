@@ -1,0 +1,165 @@
+"""The terms of a method, computed: `LOSSES` has the function of each. A new term is one more entry.
+
+Every function takes (term, method, outputs, images, moment) and returns the loss, scaled as `objective.loss` says, and
+scalars.
+
+Shape suffixes: V = views, B = images of this rank, F = features, D = embedding, S = pixels.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import redundancy, superinfo
+from .gather import everyone, gather, mean_weight
+from .method import Method
+from .outputs import Images, Outputs
+from .schedules import Moment
+from .terms import BarlowTwins, Bootstrap, OwnReconstruction, SquaredError, Superfluous, VICReg, VonMisesFisher
+
+Loss = tuple[Tensor, dict[str, Tensor]]
+
+FIELDS = (
+    "embedding_VBD",
+    "sample_VBD",
+    "projected_VBD",
+    "mean_VBF",
+    "scale_VBF",
+    "target_VBD",
+    "prediction_VBD",
+    "other_VBCSS",
+    "own_VBCSS",
+)
+
+
+def precise(outputs: Outputs) -> Outputs:
+    """The outputs in max(float32, their own type)."""
+    found = {name: getattr(outputs, name) for name in FIELDS}
+    whole = {name: x if x is None else x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in found.items()}
+    return SimpleNamespace(**whole)  # pyright: ignore[reportReturnType]
+
+
+def superfluous(term: Superfluous, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
+    """la I(v1; z1 | v2) + lb I(v2; z2 | v1), bounded from above by one of three estimators."""
+    estimate = {"conditional-kl": _conditional_kl, "variational": _rates, "ceb": _residuals}[term.estimator]
+    first_B, second_B = estimate(method, outputs)
+    weight_B = mean_weight(images.valid_B, first_B.dtype)
+    first, second = (first_B * weight_B).sum(), (second_B * weight_B).sum()
+    loss = term.warmup.at(moment) * (term.first * first + term.second * second)
+    facts = {"superfluous_first": first, "superfluous_second": second, **_telemetry(outputs, weight_B)}
+    if method.samples_embedding:
+        facts["mean_cosine"] = ((outputs.embedding_VBD[0] * outputs.embedding_VBD[1]).sum(dim=1) * weight_B).sum()
+    if method.decodes_other:
+        nll = [(part_B * weight_B).sum() for part_B in _decoded(outputs.other_VBCSS, images, other=True)]
+        loss = loss + term.decode_first * nll[0] + term.decode_second * nll[1]
+        facts |= {"nll_first": nll[0], "nll_second": nll[1]}
+    return loss, facts
+
+
+def _conditional_kl(method: Method, outputs: Outputs) -> tuple[Tensor, Tensor]:
+    """KL(p(z|v1) || p(z|v2)) and its mirror image, per dimension (arXiv 2002.07017; candidate A)."""
+    one_BF, two_BF = outputs.mean_VBF[0], outputs.mean_VBF[1]
+    if isinstance(method.head, VonMisesFisher):
+        kl_B = superinfo.vmf_kl(one_BF, two_BF, method.head.kappa) / one_BF.shape[1]
+        return kl_B, kl_B
+    assert outputs.scale_VBF is not None
+    scale_one_BF, scale_two_BF = outputs.scale_VBF[0], outputs.scale_VBF[1]
+    first_B = superinfo.gaussian_kl(one_BF, scale_one_BF, two_BF, scale_two_BF)
+    second_B = superinfo.gaussian_kl(two_BF, scale_two_BF, one_BF, scale_one_BF)
+    return first_B / one_BF.shape[1], second_B / one_BF.shape[1]
+
+
+def _rates(method: Method, outputs: Outputs) -> tuple[Tensor, Tensor]:
+    """KL(p(z|v) || N(0, I)) of both views, per dimension: bounds I(v; z) (candidate B)."""
+    assert outputs.scale_VBF is not None
+    rates = [superinfo.rate(mean, scale) for mean, scale in zip(outputs.mean_VBF, outputs.scale_VBF, strict=True)]
+    return rates[0] / outputs.mean_VBF.shape[2], rates[1] / outputs.mean_VBF.shape[2]
+
+
+def _residuals(method: Method, outputs: Outputs) -> tuple[Tensor, Tensor]:
+    """log e(z|v1) - log b(z|v2) in nats, kappa_b being 1 / temperature (arXiv 2109.12909; candidate C)."""
+    assert isinstance(method.head, VonMisesFisher)
+    assert outputs.sample_VBD is not None
+    (one, two), (mean_one, mean_two) = outputs.sample_VBD, outputs.embedding_VBD
+    kappas = method.head.kappa, 1 / method.bound.temperature
+    return (
+        superinfo.ceb_residual(one, mean_one, mean_two, *kappas),
+        superinfo.ceb_residual(two, mean_two, mean_one, *kappas),
+    )
+
+
+def _telemetry(outputs: Outputs, weight_B: Tensor) -> dict[str, Tensor]:
+    """Whether a penalty only shrinks the features: their length, and how far apart two views lie relative to it."""
+    one_BF, two_BF = outputs.mean_VBF[0], outputs.mean_VBF[1]
+    apart_B = superinfo.relative_distance(one_BF, two_BF)
+    return {"feature_norm": (one_BF.norm(dim=1) * weight_B).sum(), "relative_distance": (apart_B * weight_B).sum()}
+
+
+def _decoded(made_VBCSS: Tensor | None, images: Images, *, other: bool) -> list[Tensor]:
+    """Negative log-likelihood per pixel value, at unit variance, of what was made from each view: [B] each."""
+    assert made_VBCSS is not None
+    target_VBCSS = images.views[0].unflatten(0, made_VBCSS.shape[:2]).to(made_VBCSS.dtype)
+    target_VBCSS = target_VBCSS.flip(0) if other else target_VBCSS
+    pixels = made_VBCSS[0, 0].numel()
+    return [superinfo.gaussian_nll(made, seen) / pixels for made, seen in zip(made_VBCSS, target_VBCSS, strict=True)]
+
+
+def derived(method: Method, values: dict[str, Any], dimension: int) -> dict[str, float]:
+    """What follows on the host from a reading of scalars: for "ceb" the tightest of its bounds."""
+    if not method.samples_embedding or not isinstance(method.head, VonMisesFisher):
+        return {}
+    cosine = min(1.0, max(-1.0, values["mean_cosine"]))
+    return {"superfluous_tightest": superinfo.tightest_residual(dimension, method.head.kappa, cosine)}
+
+
+def own_reconstruction(term: OwnReconstruction, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
+    """Mean over both views of a same-view decoder's error per pixel value (arXiv 2203.07004, RC)."""
+    weight_B = mean_weight(images.valid_B, outputs.mean_VBF.dtype)
+    nll = torch.stack([(part_B * weight_B).sum() for part_B in _decoded(outputs.own_VBCSS, images, other=False)]).mean()
+    return term.weight * nll, {"nll_own": nll, **_telemetry(outputs, weight_B)}
+
+
+def squared_error(term: SquaredError, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
+    """Mean squared difference of the two views' features (arXiv 2006.05576)."""
+    weight_B = mean_weight(images.valid_B, outputs.mean_VBF.dtype)
+    error = (superinfo.squared_error(outputs.mean_VBF[0], outputs.mean_VBF[1]) * weight_B).sum()
+    return term.weight * error, {"squared_error": error, **_telemetry(outputs, weight_B)}
+
+
+def _global(outputs: Outputs, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+    """Both views' projections and which count, of the global batch: their statistics are over all of it."""
+    projected_VBD = everyone(outputs.projected_VBD)
+    return projected_VBD[0], projected_VBD[1], gather(images.valid_B).flatten()
+
+
+def vicreg(term: VICReg, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
+    """See `redundancy.vicreg`."""
+    weights = {"invariance": term.invariance, "variance": term.variance, "covariance": term.covariance}
+    return redundancy.vicreg(*_global(outputs, images), **weights)
+
+
+def barlow_twins(term: BarlowTwins, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
+    """See `redundancy.barlow_twins`."""
+    return redundancy.barlow_twins(*_global(outputs, images), off_diagonal=term.off_diagonal)
+
+
+def bootstrap(term: Bootstrap, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
+    """2 - 2 cosine of each view's prediction and the momentum encoder's embedding of the other (arXiv 2006.07733, eq. 2)."""
+    assert outputs.prediction_VBD is not None
+    assert outputs.target_VBD is not None
+    weight_B = mean_weight(images.valid_B, outputs.prediction_VBD.dtype)
+    pairs = zip(outputs.prediction_VBD, outputs.target_VBD.flip(0), strict=True)
+    return sum((redundancy.byol(made, seen) * weight_B).sum() for made, seen in pairs), {}  # pyright: ignore[reportReturnType]
+
+
+LOSSES: dict[type, Callable[[Any, Method, Outputs, Images, Moment], Loss]] = {
+    Superfluous: superfluous,
+    OwnReconstruction: own_reconstruction,
+    SquaredError: squared_error,
+    VICReg: vicreg,
+    BarlowTwins: barlow_twins,
+    Bootstrap: bootstrap,
+}

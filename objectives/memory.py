@@ -1,0 +1,120 @@
+"""What a method remembers from step to step: named tensors, all of them in every checkpoint, the same on every rank.
+
+"bank" (and "second_bank" with CMC): one embedding per image; "bank_step": the step that wrote each row last; "labels" (and
+"second_labels"): k-means clusters, one line per clustering; "queue" and "queue_row": MoCo's keys and the images they show;
+"log_partition": NCE's Z per contrast, and "partition_steps" how many steps have told it; "outer": the state of an adaptive
+schedule, the one tensor that lives on the host, since it decides how many rows are ranked.
+
+Shape suffixes: V = views, B = images of this rank, W = ranks, D = embedding.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import bank, queue
+from .clusters import cluster_labels
+from .gather import broadcast_, everyone, gather
+from .method import Method, candidate_count
+from .outputs import Images, Outputs
+from .parts import NCE, Bank, Clusters, Queue, Ring, SameCluster
+from .regions import window
+from .schedules import REMEMBERED, Moment, adapt_
+
+Memory = dict[str, Tensor]
+
+BANKS, LABELS = ("bank", "second_bank"), ("labels", "second_labels")
+FIRST_CLUSTERING_SEED = 1234  # of the released local aggregation
+NEVER = -1
+
+
+def uses_clusters(method: Method) -> bool:
+    """Whether the method asks which rows share a k-means cluster."""
+    return isinstance(method.positives, Clusters) or isinstance(method.region, SameCluster)
+
+
+def start(method: Method, *, rows: int, dimension: int, seed: int, device: torch.device) -> Memory:
+    """The memory of a run's first step; raises ValueError where the data set is too small for the method's region."""
+    memory: Memory = {}
+    if isinstance(method.memory, Bank) and method.contrast:
+        window(method.region, candidate_count(method, rows) or rows, limit=method.memory.negatives)
+        for index in range(method.banks):
+            memory[BANKS[index]] = bank.start(rows, dimension, seed=seed + index, device=device)
+        memory["bank_step"] = torch.full((rows,), NEVER, dtype=torch.int64).to(device)
+        if uses_clusters(method):
+            count = method.positives.clusterings if isinstance(method.positives, Clusters) else 1
+            for index in range(method.banks):  # every row a cluster of its own, until the first are found
+                labels = torch.arange(rows, dtype=torch.int32).repeat(count, 1)
+                memory[LABELS[index]] = labels.to(device)
+    if isinstance(method.memory, Queue):
+        window(method.region, method.memory.size, limit=None)
+        keys = queue.start(method.memory.size, dimension, seed=seed, device=device)
+        memory["queue"], memory["queue_row"] = keys
+    if isinstance(method.bound, NCE):
+        memory["log_partition"] = torch.zeros(len(method.contrast)).to(device)
+        memory["partition_steps"] = torch.zeros((), dtype=torch.int64).to(device)
+    if isinstance(method.region, Ring) and method.region.anneal is not None and method.region.anneal.kind == "adaptive":
+        memory["outer"] = torch.zeros(REMEMBERED, dtype=torch.float64)
+        memory["outer"][0] = method.region.anneal.start
+    return memory
+
+
+def outer_edge(method: Method, memory: Memory, moment: Moment) -> float | None:
+    """Where the ring's outer edge stands; None where it does not move."""
+    if not isinstance(method.region, Ring) or method.region.anneal is None:
+        return None
+    if "outer" in memory:
+        return float(memory["outer"][0])
+    anneal = method.region.anneal
+    return anneal.at(moment)
+
+
+def hear_(method: Method, memory: Memory, loss: float) -> None:
+    """Tell an adaptive schedule a reading of the loss, the same on every rank; others do not listen."""
+    if "outer" in memory and isinstance(method.region, Ring) and method.region.anneal and math.isfinite(loss):
+        adapt_(memory["outer"].numpy(), loss, method.region.anneal)
+
+
+@torch.no_grad()
+def write_(
+    method: Method, memory: Memory, outputs: Outputs, images: Images, moment: Moment, pending: dict[str, Tensor]
+) -> None:
+    """Bring the memory up to date in place, from every rank's embeddings; call after backward, once a step.
+
+    `pending` is what the loss of this step has found out.
+    """
+    if isinstance(method.memory, Bank) and method.banks:
+        row_B, valid_B = (gather(part).flatten() for part in (images.row_B, images.valid_B))
+        for index in range(method.banks):
+            new_BD = gather(outputs.embedding_VBD[index].detach()).flatten(0, 1)
+            written_B = bank.write_(memory[BANKS[index]], row_B, new_BD, valid_B, momentum=method.memory.momentum)
+            if index == 0:
+                step_B = torch.where(written_B, moment.step, memory["bank_step"][row_B])
+                memory["bank_step"].index_copy_(0, row_B, step_B)
+    if isinstance(method.memory, Queue) and outputs.target_VBD is not None:
+        key_VBD = everyone(outputs.target_VBD)
+        row_B, valid_B = (gather(part).flatten().repeat(len(key_VBD)) for part in (images.row_B, images.valid_B))
+        queue.write_(memory["queue"], memory["queue_row"], key_VBD.flatten(0, 1), row_B, valid_B, step=moment.step)
+    for name, value in pending.items():
+        memory[name].copy_(value)
+
+
+def refresh_(method: Method, memory: Memory, moment: Moment) -> bool:
+    """Find the clusters anew where it is time: at the start of every n-th epoch from the end of the warm start on.
+
+    Returns whether it did. Takes seconds; the main process finds them and tells the others.
+    """
+    if not uses_clusters(method) or method.at(moment) is not method:
+        return False
+    clusters = method.positives if isinstance(method.positives, Clusters) else Clusters(clusterings=1)
+    first = math.ceil(method.warm_start * moment.steps_per_epoch)
+    if (moment.step - first) % (clusters.every * moment.steps_per_epoch):
+        return False
+    seeds = [FIRST_CLUSTERING_SEED + h for h in range(clusters.clusterings)]
+    for index in range(method.banks):
+        rows = memory[BANKS[index]]
+        count = max(1, round(len(rows) / clusters.rows_per_cluster))
+        memory[LABELS[index]].copy_(cluster_labels(rows, count, seeds))
+        broadcast_(memory[LABELS[index]])
+    return True

@@ -1,0 +1,82 @@
+"""Settings by name: what can be set is set, at any depth, and what cannot is refused with the nearest that can."""
+
+import re
+
+import pytest
+
+from viewmill.objectives.methods import METHODS
+from viewmill.objectives.parts import NCE, Own, Ring
+from viewmill.objectives.schedules import Schedule
+from viewmill.objectives.terms import BoundedGaussian
+from viewmill.settings import changed, method_named, summary, values
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_setting_of_every_method_can_be_set_to_what_it_is(name):
+    method = METHODS[name]
+    listed = {key: value for key, value in values(method) if value is not None}
+    assert changed(method, [f"{key}={value}" for key, value in listed.items()]) == method
+    assert len(listed) > 3
+    assert len(summary(method)) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "assignment", "found"),
+    [
+        ("ring", "region.outer=0.3", lambda m: m.region == Ring(0.01, 0.3)),
+        ("ring", "region.relative=true", lambda m: m.region.relative is True),
+        ("ring", "region.anneal.over=20", lambda m: m.region.anneal == Schedule("linear", over=20.0)),
+        ("ring", "region.anneal.kind=adaptive", lambda m: m.region.anneal.kind == "adaptive"),
+        ("ring", "memory.negatives=99", lambda m: m.memory.negatives == 99),
+        ("ir", "region.shared=False", lambda m: m.region.shared is False),
+        ("cmc", "contrast.1.weight=0.25", lambda m: m.contrast[1].weight == 0.25),
+        ("superinfo-simclr", "terms.0.warmup.stop=0.5", lambda m: m.terms[0].warmup.stop == 0.5),
+        ("superinfo-moco", "head.sigma=0.3", lambda m: m.head.sigma == 0.3),
+        ("simclr", "head.sigma=0.3", lambda m: m.head.sigma == 0.3),
+        ("moco-v2", "target.value=0.99", lambda m: m.target.value == 0.99),
+        ("superinfo-simclr", "head=bounded", lambda m: m.head == BoundedGaussian()),
+        ("simclr-noise", "head=none", lambda m: m.head is None),
+        ("simclr", "region=ring", lambda m: m.region == Ring()),
+        ("cmc", "bound=nce", lambda m: m.bound == NCE()),
+        ("la", "positives=own", lambda m: m.positives == Own()),
+        ("la", "warm_start=3", lambda m: m.warm_start == 3.0),
+    ],
+)
+def test_a_setting_reaches_its_part(name, assignment, found):
+    assert found(changed(METHODS[name], [assignment]))
+
+
+def test_settings_are_taken_in_order():
+    assert changed(METHODS["ring"], ["region.outer=0.3", "region.inner=0.2", "region.outer=0.5"]).region == Ring(0.2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("region.outr=0.3", "no setting 'region.outr': did you mean region.outer?"),
+        ("region=0.3", "--set region takes everything, ring, nearest, same-cluster, or a setting of it as region.NAME"),
+        ("recipe=simclr", "no setting 'recipe'"),
+        ("source=here", "no setting 'source'"),
+        ("contrast.7.weight=1", "no setting 'contrast.7.weight'"),
+        ("contrast.0=1", "no setting 'contrast.0'"),
+        ("bound.temperature.x=1", "no setting 'bound.temperature.x'"),
+        ("zzz=1", "it has contrast.0.anchor"),
+        ("region.outer", "--set takes name=value, got 'region.outer'"),
+        ("memory.negatives=1.5", "takes a value like 4095, got '1.5'"),
+        ("memory.exact=maybe", "takes true or false, got 'maybe'"),
+        ("bound.temperature=-1", "temperature must be above 0"),
+        ("bound.temperature=nan", "temperature must be above 0"),
+        ("memory.negatives=0", "negatives must be at least 1"),
+    ],
+)
+def test_what_cannot_be_set_is_refused(assignment, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        changed(METHODS["ring"], [assignment])
+
+
+def test_an_unknown_method_is_refused_with_the_nearest():
+    assert method_named("ring") is METHODS["ring"]
+    with pytest.raises(ValueError, match=r"no method is called 'moco-v3': did you mean moco-v2 or moco-v1"):
+        method_named("moco-v3")
+    with pytest.raises(ValueError, match=r"`viewmill methods` lists them"):
+        method_named("xyzzy-17")
