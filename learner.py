@@ -65,7 +65,7 @@ def build(settings: Settings, method: Method, accelerator: Accelerator) -> Learn
     make = OPTIMISERS[settings["optimiser"]]
     optimiser = make(made, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
     model, optimiser = accelerator.prepare(made, optimiser)
-    sizes = {"rows": settings["rows"], "dimension": settings["embedding"]}
+    sizes = {"rows": settings["rows"], "batch": settings["batch"], "dimension": settings["embedding"]}
     memory = memories.start(method, **sizes, seed=settings["seed"], device=accelerator.device)
     return Learner(model, target, optimiser, memory)
 
@@ -87,7 +87,8 @@ def forward(learner: Learner, method: Method, batch: ViewBatch, moment: Moment, 
         return outputs
     with torch.no_grad(), accelerator.autocast():
         shown = _views(batch, method.target_views, method)
-        return outputs._replace(target_VBD=learner.target(Batch(shown, batch.row_B, moment.step)).embedding_VBD)
+        seen = Batch(shown, batch.row_B, moment.step, method.target_views)
+        return outputs._replace(target_VBD=learner.target(seen).embedding_VBD)
 
 
 def _views(batch: ViewBatch, which: range | tuple[int, ...], method: Method) -> tuple[torch.Tensor, ...]:

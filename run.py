@@ -76,7 +76,7 @@ from .objectives.method import Method
 from .objectives.methods import METHODS
 from .objectives.schedules import Moment
 from .pipeline.sources.opened import is_source
-from .settings import method_named, summary, values
+from .settings import choices, method_named, summary, values
 from .views import colours_of, open_loader
 
 if TYPE_CHECKING:
@@ -193,7 +193,6 @@ def loop(
     from .learner import save
     from .models.optimise import cosine, set_learning_rate_
     from .objectives import memory
-    from .objectives.losses import derived
 
     first, steps, code, now = step, settings["steps"], 0, None
     told = set[str]()
@@ -215,21 +214,16 @@ def loop(
                 log("clusters", step=step)
             step += 1
             saving = step % every == 0 or step == steps
-            observed = saving or step % config.log_every == 0 or step == first + 1
+            observed = saving or step % config.log_every == 0 or step == first + 1 or memory.listens(learner.memory, step)
             scalars = take_step(learner, method, batch, moment, accelerator, observe=observed)
             code = agreed(stop(), step, config, accelerator)
             saving = saving or code != 0
             if saving or observed:
-                values = observe(scalars, accelerator, step=step, rate=rate)
-                values |= derived(method, values, config.embedding) if observed else {}
-                memory.hear_(method, learner.memory, values["loss"])
+                values = observe(scalars, method, learner, moment, config, accelerator)
+                memory.hear_(method, learner.memory, values["loss"], step=step)
                 now = clock.read(step, values, rate)
                 log("step", **(now._asdict() | values))
-                for kind, text in alarms(values, step=step).items():
-                    if kind not in told and accelerator.is_main_process:
-                        log("alarm", step=step, kind=kind, text=text)
-                        say(f"step {step}: {text}")
-                    told.add(kind)
+                warn(values, config, log, told, step=step, visible=accelerator.is_main_process)
                 show(now)
             if saving and accelerator.is_main_process:
                 save(config.out, learner, accelerator, step=step, settings=settings)
@@ -260,18 +254,41 @@ def open_log(config: Train, accelerator: Accelerator, *, step: int, settings: Se
         yield log.write
 
 
-def observe(scalars: dict[str, torch.Tensor], accelerator: Accelerator, *, step: int, rate: float) -> dict[str, Any]:
+def observe(
+    scalars: dict[str, torch.Tensor],
+    method: Method,
+    learner: Learner,
+    moment: Moment,
+    config: Train,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
     """Read the step's scalars and histograms, the one place where the host waits for the device.
 
     Raises RuntimeError for a loss that is not finite: no checkpoint of it is ever written.
     """
+    from .objectives.losses import derived
+    from .objectives.memory import outer_edge
+
     values = {name: value.tolist() for name, value in accelerator.reduce(scalars, "mean").items()}
     if not math.isfinite(values["loss"]):
+        rate = learner.optimiser.param_groups[0]["lr"]
         raise RuntimeError(
-            f"the loss is {values['loss']} at step {step} (learning rate {rate:.4g}); the last checkpoint is intact: "
-            "start again with another --out and a lower --learning-rate"
+            f"the loss is {values['loss']} at step {moment.step + 1} (learning rate {rate:.4g}); the last checkpoint is "
+            "intact: start again with another --out and a lower --learning-rate"
         )
-    return values
+    edge = outer_edge(method, learner.memory, moment)
+    return values | derived(method, values, config.embedding) | ({} if edge is None else {"outer": edge})
+
+
+def warn(
+    values: dict[str, Any], config: Train, log: Callable[..., None], told: set[str], *, step: int, visible: bool
+) -> None:
+    """Say what looks wrong in a reading, each kind of fault once a start."""
+    for kind, text in alarms(values, step=step, most_rank=min(config.batch, config.embedding)).items():
+        if kind not in told and visible:
+            log("alarm", step=step, kind=kind, text=text)
+            say(f"step {step}: {text}")
+        told.add(kind)
 
 
 def agreed(code: int, step: int, config: Train, accelerator: Accelerator) -> int:
@@ -337,7 +354,9 @@ def methods(config: Methods) -> int:
     if config.name:
         with refusing():
             method = method_named(config.name)
-        table(f"{config.name} ({method.source})", ("--set", "is"), [(name, str(value)) for name, value in values(method)])
+        rows = [(name, str(value)) for name, value in values(method) if value is not None]
+        table(f"{config.name} ({method.source})", ("--set", "is"), rows)
+        table("what else can be set", ("--set", "to, or (is then)"), list(choices(method)))
         return 0
     rows = [(name, *summary(method)) for name, method in METHODS.items()]
     table("methods", ("method", "views", "positive", "negatives", "memory", "loss", "source"), rows)

@@ -3,12 +3,13 @@
 import dataclasses
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from .objectives.method import Method
 from .objectives.methods import METHODS
 from .objectives.parts import (
     NCE,
+    Anneal,
     Bank,
     Batch,
     Clusters,
@@ -23,18 +24,18 @@ from .objectives.parts import (
     Ring,
     SameCluster,
 )
-from .objectives.schedules import Schedule
 from .objectives.terms import BoundedGaussian, FixedGaussian, Momentum, VonMisesFisher
 
 FIXED = ("recipe", "learning_rate", "source", "network")  # two have flags of their own, two are what the method is
+WITHIN = ("anchor", "key")  # of a pair: which views they are is what the method is
 KINDS: dict[str, dict[str, Any]] = {  # parts that may be put in another's place, by name: `--set region=ring`
     "region": {"everything": Everything(), "ring": Ring(), "nearest": Nearest(), "same-cluster": SameCluster()},
     "positives": {"own": Own(), "neighbours": Neighbours(), "clusters": Clusters()},
     "bound": {"info-nce": InfoNCE(), "nce": NCE(), "decoupled": Decoupled(), "hard-negatives": HardNegatives()},
     "head": {"none": None, "fixed": FixedGaussian(), "bounded": BoundedGaussian(), "von-mises-fisher": VonMisesFisher()},
 }
-ABSENT = {
-    "anneal": Schedule("linear"),
+ABSENT: dict[str, Any] = {
+    "anneal": Anneal(),
     "head": FixedGaussian(),
     "target": Momentum(),
 }  # what None stands for, once it is set
@@ -53,7 +54,7 @@ def values(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting of a method or of a part of it, by its dotted name."""
     if dataclasses.is_dataclass(part):
         for field in dataclasses.fields(part):
-            if prefix or field.name not in FIXED:
+            if field.name not in (WITHIN if prefix else FIXED):
                 yield from values(getattr(part, field.name), f"{prefix}{field.name}.")
     elif isinstance(part, tuple):
         for place, item in enumerate(part):
@@ -62,39 +63,72 @@ def values(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix[:-1], part
 
 
+def choices(method: Method) -> Iterator[tuple[str, str]]:
+    """What else can be set of a method: parts that another can replace, and settings of parts that it does not have yet."""
+    for name, kinds in KINDS.items():
+        if method.contrast or name == "head":
+            yield name, " or ".join(kinds)
+    if method.head is None and method.network != "jigsaw":
+        yield from ((key, f"({value})") for key, value in values(ABSENT["head"], "head."))
+    if isinstance(method.region, Ring) and method.region.anneal is None:
+        yield from ((key, f"({value})") for key, value in values(ABSENT["anneal"], "region.anneal."))
+
+
+Tree = dict[str, Any]  # settings by the parts that they are in; a text where nothing follows
+TEXT = ""  # the key of a part's own text in its tree
+
+
 def changed(method: Method, assignments: Sequence[str]) -> Method:
-    """The method with "dotted.name=value" in it; raises ValueError for a name or a value that it does not take."""
+    """The method with "dotted.name=value" in it, all of them at once: their order does not matter, but the last of a name.
+
+    Raises ValueError for a name or a value that it does not take.
+    """
+    tree: Tree = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set takes name=value, got {assignment!r}")
-        method = _put(method, name.split("."), text, name, method)
-    return method
+        node = tree
+        for part in name.split("."):
+            node = node.setdefault(part, {})
+        node[TEXT] = text
+    return _put(method, tree, "", method) if tree else method
 
 
-def _put(part: Any, path: list[str], text: str, name: str, method: Method) -> Any:
-    head, *rest = path
-    if isinstance(part, tuple) and head.isdecimal() and int(head) < len(part):
-        place = int(head)
-        new = _put(part[place], rest, text, name, method) if rest else _unknown(name, method)
-        return (*part[:place], new, *part[place + 1 :])
-    if not dataclasses.is_dataclass(part) or not hasattr(part, head) or (part is method and head in FIXED):
-        _unknown(name, method)
-    if part is method and not rest and head in KINDS:
-        return dataclasses.replace(part, **{head: _kind(head, text)})
-    value = getattr(part, head)
-    if value is None:
-        value = ABSENT.get(head, value)
-    if not rest and (dataclasses.is_dataclass(value) or isinstance(value, tuple)):
-        _unknown(name, method)
-    new = _put(value, rest, text, name, method) if rest else _parsed(value, text, name)
-    return dataclasses.replace(part, **{head: new})
+def _put(part: Any, tree: Tree, prefix: str, method: Method) -> Any:
+    """`part` with the settings of a tree in it; `prefix` is its own name with a dot."""
+    if isinstance(part, tuple):
+        for key in tree:
+            if not (key.isdecimal() and int(key) < len(part)):
+                _unknown(f"{prefix}{key}", method)
+        return tuple(
+            _value(item, tree[str(place)], f"{prefix}{place}", method) if str(place) in tree else item
+            for place, item in enumerate(part)
+        )
+    fields = {field.name for field in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else set()
+    changes = {}
+    for key, node in tree.items():
+        if key not in fields - set(WITHIN if prefix else FIXED):
+            _unknown(f"{prefix}{key}", method)
+        changes[key] = _value(getattr(part, key), node, f"{prefix}{key}", method)
+    return dataclasses.replace(part, **changes)
 
 
-def _kind(name: str, text: str) -> Any:
-    if text not in KINDS[name]:
-        raise ValueError(f"--set {name} takes {', '.join(KINDS[name])}, or a setting of it as {name}.NAME, got {text!r}")
-    return KINDS[name][text]
+def _value(old: Any, node: Tree, name: str, method: Method) -> Any:
+    """What stands at `name` after its tree: another kind of part, settings within it, or a number in its place."""
+    inside = {key: child for key, child in node.items() if key != TEXT}
+    if TEXT in node and name in KINDS:
+        if node[TEXT] not in KINDS[name]:
+            kinds = ", ".join(KINDS[name])
+            raise ValueError(f"--set {name} takes {kinds}, or a setting of it as {name}.NAME, got {node[TEXT]!r}")
+        old = KINDS[name][node[TEXT]]
+    elif TEXT in node:
+        if inside or dataclasses.is_dataclass(old) or isinstance(old, tuple | None):
+            _unknown(name, method)
+        return _parsed(old, node[TEXT], name)
+    if inside and old is None:
+        old = ABSENT.get(name.rpartition(".")[2])
+    return _put(old, inside, f"{name}.", method) if inside else old
 
 
 def _parsed(value: Any, text: str, name: str) -> Any:
@@ -108,8 +142,8 @@ def _parsed(value: Any, text: str, name: str) -> Any:
         raise ValueError(f"--set {name} takes {kind}, got {text!r}") from None
 
 
-def _unknown(name: str, method: Method) -> Any:
-    known = [key for key, _ in values(method)]
+def _unknown(name: str, method: Method) -> NoReturn:
+    known = [key for key, _ in (*values(method), *choices(method))]
     nearest = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {nearest[0]}?" if nearest else f"it has {', '.join(known)}"
     raise ValueError(f"the method has no setting {name!r}: {advice}")

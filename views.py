@@ -25,6 +25,11 @@ def open_loader(config: Train, method: Method, beton: Beton, accelerator: Accele
     from .pipeline.loader import BetonLoader
     from .pipeline.order import steps_per_epoch
 
+    if config.batch // accelerator.num_processes * method.online_views < 2:
+        raise ValueError(
+            f"a batch of {config.batch} over {accelerator.num_processes} processes leaves one view to each, and "
+            "batch norm nothing to average: raise --batch"
+        )
     recipe, per_epoch = recipe_for(config, method), steps_per_epoch(len(beton), config.batch)
 
     def candidates(step: int) -> int:

@@ -4,12 +4,17 @@ import copy
 import math
 
 import torch
-from torch import nn
+
+from .network import Network
 
 
-def follower(network: nn.Module) -> nn.Module:
-    """A copy that takes no gradient. It stays in training mode, so that its batch norm uses the batch, as MoCo's does."""
+def follower(network: Network) -> Network:
+    """A copy that takes no gradient and makes embeddings alone, without predictor and decoders.
+
+    It stays in training mode, so that its batch norm uses the batch, as MoCo's does.
+    """
     target = copy.deepcopy(network)
+    target.predictor = target.other = target.own = None
     return target.requires_grad_(False)
 
 
@@ -21,7 +26,7 @@ def momentum_at(step: int, *, steps: int, value: float, rising: bool) -> float:
 
 
 @torch.no_grad()
-def follow_(target: nn.Module, network: nn.Module, *, momentum: float) -> None:
+def follow_(target: torch.nn.Module, network: torch.nn.Module, *, momentum: float) -> None:
     """target <- momentum * target + (1 - momentum) * network, parameters only: each keeps its own running statistics."""
-    for own, other in zip(target.parameters(), network.parameters(), strict=True):
-        own.lerp_(other, 1 - momentum)
+    for name, parameter in target.named_parameters():
+        parameter.lerp_(network.get_parameter(name), 1 - momentum)

@@ -46,11 +46,12 @@ class Architecture:
 
 
 class Batch(NamedTuple):
-    """What a forward pass takes: the views of a ViewBatch, whose images they show, and the step, for noise."""
+    """What a forward pass takes: views and the images they show; for noise the step, and which views they are."""
 
     views: Sequence[Tensor]
     row_B: Tensor
     step: int
+    numbers: Sequence[int] = (0, 1)
 
 
 class Colour(nn.Module):
@@ -130,7 +131,8 @@ class Network(nn.Module):
         """Sample, mean and scale, independent noise for each view."""
         assert self.head is not None
         options = {"seed": self.made_of.seed, "step": batch.step}
-        drawn = [self.head(x_BF, batch.row_B, stream=view, **options) for view, x_BF in enumerate(x_VBF)]
+        numbered = zip(batch.numbers, x_VBF, strict=False)
+        drawn = [self.head(x_BF, batch.row_B, stream=number, **options) for number, x_BF in numbered]
         scale = None if drawn[0].scale_BF is None else torch.stack([part.scale_BF for part in drawn])
         return torch.stack([part.sample_BF for part in drawn]), torch.stack([part.mean_BF for part in drawn]), scale
 

@@ -9,13 +9,16 @@ CHANCE = 0.02  # nats that a bound stands above 0 at least, once an encoder tell
 AFTER_STEPS = 50  # before, embeddings are those of a random network
 
 
-def alarms(values: Mapping[str, Any], *, step: int) -> dict[str, str]:
-    """By its short name, a sentence for each thing that looks wrong in a reading; empty where all looks well."""
+def alarms(values: Mapping[str, Any], *, step: int, most_rank: int) -> dict[str, str]:
+    """By its short name, a sentence for each thing that looks wrong in a reading; empty where all looks well.
+
+    `most_rank` is what an effective rank can be at most: the smaller of batch and embedding.
+    """
     if step < AFTER_STEPS:
         return {}
     found = {}
     rank, spread = values.get("effective_rank"), values.get("spread", 1.0)
-    if rank is not None and (rank < COLLAPSED_RANK or spread < COLLAPSED_SPREAD):
+    if rank is not None and (rank < min(COLLAPSED_RANK, most_rank / 2) or spread < COLLAPSED_SPREAD):
         found["collapse"] = (
             f"all images come to lie on one point or line (effective rank {rank:.1f}, spread {spread:.2f} of 1): the "
             "representation has collapsed; lower the learning rate, or the weight of what pulls views together"
@@ -35,10 +38,10 @@ def alarms(values: Mapping[str, Any], *, step: int) -> dict[str, str]:
             f"{values['false_negatives']:.0%} of the negatives are images of the anchor's own class: a larger inner edge "
             "would leave more of them out"
         )
-    superfluous = values.get("superfluous_first")
-    if superfluous is not None and abs(superfluous) < 1e-6 and values["bound"] < CHANCE:
+    penalised = "superfluous_first" in values or "rate_first" in values
+    if penalised and values["bound"] < CHANCE:
         found["superinfo collapse"] = (
-            "the superfluous information is 0 and so is the bound: the penalty won before the views were told apart; lower "
-            "its weight or lengthen its warm-up"
+            f"the bound is {values['bound']:.3f} nats: the penalty on superfluous information has won before the views were "
+            "told apart; lower its weight or lengthen its warm-up"
         )
     return found

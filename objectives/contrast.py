@@ -18,8 +18,10 @@ from .memory import BANKS, LABELS, Memory, outer_edge, uses_clusters
 from .method import Method
 from .outputs import Images, Outputs
 from .parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Neighbours, Own, Pair, Queue
-from .regions import Offered, Selected, Window, gathered, nearest, select, window
+from .regions import Offered, Selected, Window, gathered, select, window, with_neighbours
 from .schedules import Moment
+
+LEARNED = 1e-6  # an anchor whose positives have all but this much of the probability no longer learns
 
 
 class Anchors(NamedTuple):
@@ -67,11 +69,19 @@ def contrast(
     limit = method.memory.negatives if isinstance(method.memory, Bank) else None
     outer = outer_edge(method, memory, moment)
     where = window(method.region, len(offered.key_MD), limit=limit, outer=outer, step=moment.step)
-    negative = _negatives(asked, where, limit)
-    loss_B, log_partition = _loss(asked, negative, _numerator(asked, where, negative))
+    if isinstance(method.positives, Neighbours):
+        where = with_neighbours(where, among_negatives=method.positives.among_negatives, limit=limit)
+    selected = _selected(asked, where)
+    numerator_B = _numerator(asked, selected, where.near)
+    if isinstance(method.positives, Neighbours) and not method.positives.among_negatives:
+        selected = Selected(*(part[:, where.near :] for part in selected))
+    loss_B, log_partition = _loss(asked, selected, numerator_B)
     if not observe:
         return Contrasted(loss_B, {}, log_partition)
-    facts = diagnostics.of_anchors(method, positive_B, negative, anchor_BD, offered, memory, images, moment)
+    facts = diagnostics.of_anchors(method, positive_B, selected, anchor_BD, offered, memory, images, moment)
+    if isinstance(method.bound, InfoNCE):
+        nothing_left_B = (loss_B.abs() < LEARNED) & selected.keep_NK.any(dim=1)
+        facts["learned"] = nothing_left_B.to(loss_B.dtype)
     return Contrasted(loss_B, facts, log_partition)
 
 
@@ -81,7 +91,7 @@ def keys(method: Method, pair: Pair, outputs: Outputs, memory: Memory, images: I
         bank_ND, candidate_M = memory[BANKS[pair.key]], images.candidate_M
         if candidate_M.ndim == 1 and len(candidate_M):
             return bank_ND[images.row_B], Offered(bank_ND[candidate_M], candidate_M)
-        return bank_ND[images.row_B], Offered(bank_ND, torch.arange(len(bank_ND), device=bank_ND.device))
+        return bank_ND[images.row_B], Offered(bank_ND, torch.arange(len(bank_ND), device=bank_ND.device), in_place=True)
     if isinstance(method.memory, Queue):
         assert outputs.target_VBD is not None
         positive_BD = outputs.target_VBD[method.target_views.index(pair.key)]
@@ -93,37 +103,37 @@ def keys(method: Method, pair: Pair, outputs: Outputs, memory: Memory, images: I
     return outputs.embedding_VBD[pair.key], offered
 
 
-def _negatives(asked: Anchors, where: Window, limit: int | None) -> Selected:
+def _selected(asked: Anchors, where: Window) -> Selected:
+    """The rows that a window takes, and the neighbours before them, for each anchor."""
     method, own_B = asked.method, asked.images.row_B
     temperature = method.bound.temperature
     if isinstance(method.memory, Bank) and asked.images.candidate_M.ndim == 2:
         return gathered(asked.anchor_BD, own_B, asked.offered, asked.images.candidate_M, temperature=temperature)
-    if isinstance(method.positives, Neighbours) and method.positives.among_negatives:
-        where = where._replace(inner=0, taken=where.outer if limit is None else min(where.outer, limit))
     clusters = None
     if uses_clusters(method) and not isinstance(method.positives, Clusters):
-        clusters = partial(_shares_cluster, asked.label_HN, asked.offered.row_M)
+        clusters = partial(_shares_cluster, asked.label_HN, asked.label_HN[:, asked.offered.row_M])
     return select(where, asked.anchor_BD, own_B, asked.offered, temperature=temperature, same_cluster=clusters)
 
 
-def _shares_cluster(label_HN: Tensor, row_M: Tensor, own_C: Tensor) -> Tensor:
-    return same_cluster(label_HN, own_C, row_M.expand(len(own_C), -1))
+def _shares_cluster(label_HN: Tensor, offered_HM: Tensor, own_C: Tensor) -> Tensor:
+    """[C, M]: which rows on offer share a cluster with rows `own_C`, in any of the H clusterings."""
+    alike_CM = label_HN[0, own_C][:, None] == offered_HM[0]
+    for label_N, offered_M in zip(label_HN[1:], offered_HM[1:], strict=True):
+        alike_CM |= label_N[own_C][:, None] == offered_M
+    return alike_CM
 
 
-def _numerator(asked: Anchors, where: Window, negative: Selected) -> Tensor | None:
-    """The numerator's critic value; None where it is the positive's own."""
-    own_B = asked.images.row_B
+def _numerator(asked: Anchors, selected: Selected, near: int) -> Tensor | None:
+    """The numerator's critic value; None where it is the positive's own. The first `near` rows are the neighbours."""
     match asked.method.positives:
         case Own():
             return None
         case Neighbours(numerator=kind):
-            temperature = asked.method.bound.temperature
-            near = nearest(where, asked.anchor_BD, own_B, asked.offered, temperature=temperature)
-            return bounds.numerator(kind, asked.positive_B, near.value_NK, near.keep_NK)
+            return bounds.numerator(kind, asked.positive_B, selected.value_NK[:, :near], selected.keep_NK[:, :near])
         case Clusters():
-            row_BK = asked.offered.row_M[negative.index_NK]
-            alike_BK = same_cluster(asked.label_HN, own_B, row_BK) & negative.keep_NK
-            return bounds.numerator("logsumexp", asked.positive_B, negative.value_NK, alike_BK)
+            row_BK = asked.offered.row_M[selected.index_NK]
+            alike_BK = same_cluster(asked.label_HN, asked.images.row_B, row_BK) & selected.keep_NK
+            return bounds.numerator("logsumexp", asked.positive_B, selected.value_NK, alike_BK)
 
 
 def _loss(asked: Anchors, negative: Selected, numerator_B: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,7 @@
 """What a run says of its embeddings and of its bound. Computed where it is logged, never in the steps between.
 
 A ring cut by rank can exceed the mutual information itself. InfoNCE over a region stays a bound where every chosen critic
-value is at least the mean of all: e^s >= c = mean over the bank of e^s (arXiv 2010.02037, theorem 3.1). A weaker condition
+value is at least the mean of all: e^s >= c = mean over the bank of e^s (arXiv 2010.02037). A weaker condition
 suffices: the denominator as a whole is at least what K terms of size c would give.
 
 Shape suffixes: B = anchors, M = rows on offer, K = negatives, N = embeddings, D = embedding.
@@ -16,15 +16,12 @@ from .bounds import Bound, info_nce
 from .memory import Memory
 from .method import Method
 from .outputs import Images
-from .parts import Everything, Nearest, Ring
+from .parts import Everything, Nearest, Neighbours, Ring
 from .regions import Offered, Selected
 from .schedules import Moment
 
-SAMPLE = (
-    16_384  # rows on offer that the mean of e^s is taken over: its logarithm's error is then below .02 at temperature .07
-)
+SAMPLE = 16_384  # rows on offer that the mean of e^s is taken over
 BINS = 40  # of the histogram of cosines, from -1 to 1
-LEARNED = 1e-6  # an anchor whose positive has all but this much of the probability no longer learns
 
 
 @torch.no_grad()
@@ -43,11 +40,7 @@ def of_anchors(
     The bound is InfoNCE's of the critic and of the negatives that were selected, whatever loss is made of them.
     """
     bound = info_nce(positive_B, negative.value_NK, negative.keep_NK)
-    facts = {
-        "bound": bound.value_B,
-        "ceiling": bound.log_terms_B,
-        "learned": (bound.loss_B < LEARNED).to(bound.loss_B.dtype),
-    }
+    facts = {"bound": bound.value_B, "ceiling": bound.log_terms_B}
     facts["alignment"] = 2 - 2 * method.bound.temperature * positive_B  # squared distance to the positive (arXiv 2005.10242)
     facts |= validity(method, positive_B, negative, anchor_BD, offered, images, bound, memory)
     cosine_BK = negative.value_NK * method.bound.temperature
@@ -81,8 +74,7 @@ def validity(
     """Per anchor, 1.0 where the strict and where the weak condition holds; everything and a ball are bounds for any
     critic.
     """
-    ball = isinstance(method.region, Everything | Nearest) or (isinstance(method.region, Ring) and method.region.inner == 0)
-    if ball:
+    if _from_a_ball(method):
         return {"bound_valid": torch.ones_like(bound.loss_B)}
     every = -(-len(offered.key_MD) // SAMPLE)
     valid_M = None if offered.valid_M is None else offered.valid_M[::every]
@@ -95,6 +87,14 @@ def validity(
     return conditions(positive_B, critic_BM, allowed_BM, negative, bound, rows=rows)
 
 
+def _from_a_ball(method: Method) -> bool:
+    """Whether no row that is nearer than a negative is left out."""
+    if isinstance(method.region, Ring):
+        neighbours = isinstance(method.positives, Neighbours) and method.positives.among_negatives
+        return method.region.inner == 0 or neighbours
+    return isinstance(method.region, Everything | Nearest)
+
+
 @torch.no_grad()
 def conditions(
     positive_B: Tensor, critic_BM: Tensor, allowed_BM: Tensor, negative: Selected, bound: Bound, *, rows: int
@@ -105,13 +105,14 @@ def conditions(
     """
     dtype = bound.loss_B.dtype
     lowest = torch.finfo(critic_BM.dtype).min
-    log_offered_B = allowed_BM.sum(dim=1).clamp(min=1).log()
+    log_offered_B = allowed_BM.sum(dim=1).clamp(min=1).to(dtype).log()
     log_mean_B = torch.logsumexp(critic_BM.masked_fill(~allowed_BM, lowest), dim=1) - log_offered_B
     log_c_B = torch.logaddexp(positive_B, math.log(max(1, rows - 1)) + log_mean_B) - math.log(rows)
     nearest_BK = negative.value_NK.masked_fill(~negative.keep_NK, torch.finfo(negative.value_NK.dtype).max)
     strict_B = nearest_BK.amin(dim=1) >= log_c_B
-    negatives_B = negative.keep_NK.sum(dim=1).clamp(min=1)
-    weak_B = bound.loss_B + positive_B >= torch.logaddexp(positive_B, negatives_B.log() + log_c_B)
+    negatives_B = negative.keep_NK.sum(dim=1)
+    weak_B = bound.loss_B + positive_B >= torch.logaddexp(positive_B, negatives_B.clamp(min=1).to(dtype).log() + log_c_B)
+    weak_B |= negatives_B == 0  # its value is 0
     return {"bound_valid_strict": strict_B.to(dtype), "bound_valid": weak_B.to(dtype)}
 
 
@@ -132,8 +133,8 @@ def spread_of(cosine_BK: Tensor, keep_BK: Tensor) -> dict[str, Tensor]:
 def of_embeddings(embedding_ND: Tensor, valid_N: Tensor) -> dict[str, Tensor]:
     """Of unit embeddings: uniformity (arXiv 2005.10242), effective rank (RankMe, arXiv 2210.02885), spread.
 
-    uniformity = log mean over pairs of exp(-2 |x - y|^2), -4 being the least for unit vectors (antipodes), about -3.9 where
-    they fill a sphere; effective_rank = exp(entropy of the singular values), at most min(N, D); spread = standard deviation
+    uniformity = log mean over pairs of exp(-2 |x - y|^2), 0 where all are one point, -3.94 where they fill a sphere of 128
+    dimensions; effective_rank = exp(entropy of the singular values), at most min(N, D); spread = standard deviation
     of a coordinate times sqrt(D), 1 where they fill the sphere and 0 where all are one point.
     """
     weight_N = valid_N.to(embedding_ND.dtype)

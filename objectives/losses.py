@@ -45,42 +45,50 @@ def precise(outputs: Outputs) -> Outputs:
 def superfluous(term: Superfluous, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
     """la I(v1; z1 | v2) + lb I(v2; z2 | v1), bounded from above by one of three estimators."""
     estimate = {"conditional-kl": _conditional_kl, "variational": _rates, "ceb": _residuals}[term.estimator]
-    first_B, second_B = estimate(method, outputs)
-    weight_B = mean_weight(images.valid_B, first_B.dtype)
-    first, second = (first_B * weight_B).sum(), (second_B * weight_B).sum()
-    loss = term.warmup.at(moment) * (term.first * first + term.second * second)
-    facts = {"superfluous_first": first, "superfluous_second": second, **_telemetry(outputs, weight_B)}
+    nats = estimate(method, outputs)
+    weight_B, size = mean_weight(images.valid_B, nats[0].dtype), outputs.mean_VBF.shape[2]
+    if term.estimator == "ceb":  # on the embedding, whose dimension no weight was ever quoted for
+        size = 1
+    first, second = ((part_B * weight_B).sum() for part_B in nats)
+    loss = term.warmup.at(moment) * (term.first * first + term.second * second) / size
+    facts = _telemetry(outputs, weight_B)
+    if term.estimator == "variational":
+        facts |= {"rate_first": first / size, "rate_second": second / size}
+    if method.decodes_other:
+        of_z1, of_z2 = ((part_B * weight_B).sum() for part_B in _decoded(outputs.other_VBCSS, images, other=True))
+        loss = loss + (term.decode_first * of_z1 + term.decode_second * of_z2) / size
+        pixels = images.views[0][0].numel()
+        facts |= {"nll_first": of_z1 / pixels, "nll_second": of_z2 / pixels}
+        first, second = first + of_z1, second + of_z2  # up to the other view's entropy, which is a constant
+    facts |= {"superfluous_first": first / size, "superfluous_second": second / size}
+    facts |= {"superfluous_first_nats": first, "superfluous_second_nats": second}
     if method.samples_embedding:
         facts["mean_cosine"] = ((outputs.embedding_VBD[0] * outputs.embedding_VBD[1]).sum(dim=1) * weight_B).sum()
-    if method.decodes_other:
-        nll = [(part_B * weight_B).sum() for part_B in _decoded(outputs.other_VBCSS, images, other=True)]
-        loss = loss + term.decode_first * nll[0] + term.decode_second * nll[1]
-        facts |= {"nll_first": nll[0], "nll_second": nll[1]}
     return loss, facts
 
 
 def _conditional_kl(method: Method, outputs: Outputs) -> tuple[Tensor, Tensor]:
-    """KL(p(z|v1) || p(z|v2)) and its mirror image, per dimension (arXiv 2002.07017; candidate A)."""
+    """KL(p(z|v1) || p(z|v2)) and its mirror image in nats (arXiv 2002.07017)."""
     one_BF, two_BF = outputs.mean_VBF[0], outputs.mean_VBF[1]
     if isinstance(method.head, VonMisesFisher):
-        kl_B = superinfo.vmf_kl(one_BF, two_BF, method.head.kappa) / one_BF.shape[1]
+        kl_B = superinfo.vmf_kl(one_BF, two_BF, method.head.kappa)
         return kl_B, kl_B
     assert outputs.scale_VBF is not None
     scale_one_BF, scale_two_BF = outputs.scale_VBF[0], outputs.scale_VBF[1]
     first_B = superinfo.gaussian_kl(one_BF, scale_one_BF, two_BF, scale_two_BF)
     second_B = superinfo.gaussian_kl(two_BF, scale_two_BF, one_BF, scale_one_BF)
-    return first_B / one_BF.shape[1], second_B / one_BF.shape[1]
+    return first_B, second_B
 
 
 def _rates(method: Method, outputs: Outputs) -> tuple[Tensor, Tensor]:
-    """KL(p(z|v) || N(0, I)) of both views, per dimension: bounds I(v; z) (candidate B)."""
+    """KL(p(z|v) || N(0, I)) of both views in nats: bounds I(v; z) from above (arXiv 1612.00410)."""
     assert outputs.scale_VBF is not None
-    rates = [superinfo.rate(mean, scale) for mean, scale in zip(outputs.mean_VBF, outputs.scale_VBF, strict=True)]
-    return rates[0] / outputs.mean_VBF.shape[2], rates[1] / outputs.mean_VBF.shape[2]
+    one_B, two_B = (superinfo.rate(mean, scale) for mean, scale in zip(outputs.mean_VBF, outputs.scale_VBF, strict=True))
+    return one_B, two_B
 
 
 def _residuals(method: Method, outputs: Outputs) -> tuple[Tensor, Tensor]:
-    """log e(z|v1) - log b(z|v2) in nats, kappa_b being 1 / temperature (arXiv 2109.12909; candidate C)."""
+    """log e(z|v1) - log b(z|v2) in nats, kappa_b being 1 / temperature (arXiv 2109.12909)."""
     assert isinstance(method.head, VonMisesFisher)
     assert outputs.sample_VBD is not None
     (one, two), (mean_one, mean_two) = outputs.sample_VBD, outputs.embedding_VBD
@@ -99,17 +107,16 @@ def _telemetry(outputs: Outputs, weight_B: Tensor) -> dict[str, Tensor]:
 
 
 def _decoded(made_VBCSS: Tensor | None, images: Images, *, other: bool) -> list[Tensor]:
-    """Negative log-likelihood per pixel value, at unit variance, of what was made from each view: [B] each."""
+    """Negative log-likelihood in nats, at unit variance, of what was made from each view: [B] each."""
     assert made_VBCSS is not None
     target_VBCSS = images.views[0].unflatten(0, made_VBCSS.shape[:2]).to(made_VBCSS.dtype)
     target_VBCSS = target_VBCSS.flip(0) if other else target_VBCSS
-    pixels = made_VBCSS[0, 0].numel()
-    return [superinfo.gaussian_nll(made, seen) / pixels for made, seen in zip(made_VBCSS, target_VBCSS, strict=True)]
+    return [superinfo.gaussian_nll(made, seen) for made, seen in zip(made_VBCSS, target_VBCSS, strict=True)]
 
 
 def derived(method: Method, values: dict[str, Any], dimension: int) -> dict[str, float]:
     """What follows on the host from a reading of scalars: for "ceb" the tightest of its bounds."""
-    if not method.samples_embedding or not isinstance(method.head, VonMisesFisher):
+    if "mean_cosine" not in values or not isinstance(method.head, VonMisesFisher):
         return {}
     cosine = min(1.0, max(-1.0, values["mean_cosine"]))
     return {"superfluous_tightest": superinfo.tightest_residual(dimension, method.head.kappa, cosine)}
@@ -118,7 +125,8 @@ def derived(method: Method, values: dict[str, Any], dimension: int) -> dict[str,
 def own_reconstruction(term: OwnReconstruction, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
     """Mean over both views of a same-view decoder's error per pixel value (arXiv 2203.07004, RC)."""
     weight_B = mean_weight(images.valid_B, outputs.mean_VBF.dtype)
-    nll = torch.stack([(part_B * weight_B).sum() for part_B in _decoded(outputs.own_VBCSS, images, other=False)]).mean()
+    parts = [(part_B * weight_B).sum() for part_B in _decoded(outputs.own_VBCSS, images, other=False)]
+    nll = torch.stack(parts).mean() / images.views[0][0].numel()
     return term.weight * nll, {"nll_own": nll, **_telemetry(outputs, weight_B)}
 
 

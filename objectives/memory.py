@@ -15,12 +15,12 @@ from torch import Tensor
 
 from . import bank, queue
 from .clusters import cluster_labels
-from .gather import broadcast_, everyone, gather
+from .gather import broadcast_, everyone, gather, rank
 from .method import Method, candidate_count
 from .outputs import Images, Outputs
-from .parts import NCE, Bank, Clusters, Queue, Ring, SameCluster
+from .parts import NCE, Bank, Batch, Clusters, Queue, Ring, SameCluster
 from .regions import window
-from .schedules import REMEMBERED, Moment, adapt_
+from .schedules import HEARD_EVERY, REMEMBERED, Moment, adapt_
 
 Memory = dict[str, Tensor]
 
@@ -34,21 +34,23 @@ def uses_clusters(method: Method) -> bool:
     return isinstance(method.positives, Clusters) or isinstance(method.region, SameCluster)
 
 
-def start(method: Method, *, rows: int, dimension: int, seed: int, device: torch.device) -> Memory:
-    """The memory of a run's first step; raises ValueError where the data set is too small for the method's region."""
+def start(method: Method, *, rows: int, batch: int, dimension: int, seed: int, device: torch.device) -> Memory:
+    """The memory of a run's first step.
+
+    Raises ValueError where the data set, the queue or the global batch is too small for the method's region.
+    """
     memory: Memory = {}
+    _check_region(method, rows=rows, batch=batch)
     if isinstance(method.memory, Bank) and method.contrast:
-        window(method.region, candidate_count(method, rows) or rows, limit=method.memory.negatives)
         for index in range(method.banks):
             memory[BANKS[index]] = bank.start(rows, dimension, seed=seed + index, device=device)
         memory["bank_step"] = torch.full((rows,), NEVER, dtype=torch.int64).to(device)
         if uses_clusters(method):
-            count = method.positives.clusterings if isinstance(method.positives, Clusters) else 1
+            count = _clusters(method).clusterings
             for index in range(method.banks):  # every row a cluster of its own, until the first are found
                 labels = torch.arange(rows, dtype=torch.int32).repeat(count, 1)
                 memory[LABELS[index]] = labels.to(device)
     if isinstance(method.memory, Queue):
-        window(method.region, method.memory.size, limit=None)
         keys = queue.start(method.memory.size, dimension, seed=seed, device=device)
         memory["queue"], memory["queue_row"] = keys
     if isinstance(method.bound, NCE):
@@ -60,20 +62,46 @@ def start(method: Method, *, rows: int, dimension: int, seed: int, device: torch
     return memory
 
 
+def _check_region(method: Method, *, rows: int, batch: int) -> None:
+    """Try the region at both ends of its schedule on as many rows as will be on offer."""
+    if not method.contrast:
+        return
+    match method.memory:
+        case Bank():
+            offered = candidate_count(method, rows) or rows
+        case Queue(size=size):
+            offered = size
+        case Batch():
+            offered = 2 * batch
+    window(method.region, offered, limit=None)
+    if isinstance(method.region, Ring) and method.region.anneal is not None:
+        window(method.region, offered, limit=None, outer=method.region.anneal.start)
+    if uses_clusters(method) and round(rows / _clusters(method).rows_per_cluster) < 2:
+        raise ValueError(f"{rows} rows make less than 2 clusters: lower positives.rows_per_cluster")
+
+
+def _clusters(method: Method) -> Clusters:
+    return method.positives if isinstance(method.positives, Clusters) else Clusters(clusterings=1)
+
+
 def outer_edge(method: Method, memory: Memory, moment: Moment) -> float | None:
     """Where the ring's outer edge stands; None where it does not move."""
     if not isinstance(method.region, Ring) or method.region.anneal is None:
         return None
     if "outer" in memory:
         return float(memory["outer"][0])
-    anneal = method.region.anneal
-    return anneal.at(moment)
+    return method.region.anneal.to(method.region.outer).at(moment)
 
 
-def hear_(method: Method, memory: Memory, loss: float) -> None:
-    """Tell an adaptive schedule a reading of the loss, the same on every rank; others do not listen."""
-    if "outer" in memory and isinstance(method.region, Ring) and method.region.anneal and math.isfinite(loss):
-        adapt_(memory["outer"].numpy(), loss, method.region.anneal)
+def listens(memory: Memory, step: int) -> bool:
+    """Whether an adaptive schedule is to hear the loss that comes out at `step`, on whatever steps a run logs."""
+    return "outer" in memory and step % HEARD_EVERY == 0
+
+
+def hear_(method: Method, memory: Memory, loss: float, *, step: int) -> None:
+    """Tell an adaptive schedule the loss, the same on every rank, where it listens."""
+    if listens(memory, step) and isinstance(method.region, Ring) and method.region.anneal and math.isfinite(loss):
+        adapt_(memory["outer"].numpy(), loss, method.region.anneal.to(method.region.outer))
 
 
 @torch.no_grad()
@@ -97,7 +125,7 @@ def write_(
         row_B, valid_B = (gather(part).flatten().repeat(len(key_VBD)) for part in (images.row_B, images.valid_B))
         queue.write_(memory["queue"], memory["queue_row"], key_VBD.flatten(0, 1), row_B, valid_B, step=moment.step)
     for name, value in pending.items():
-        memory[name].copy_(value)
+        memory[name].copy_(torch.where(torch.isfinite(value), value, memory[name]))
 
 
 def refresh_(method: Method, memory: Memory, moment: Moment) -> bool:
@@ -107,14 +135,14 @@ def refresh_(method: Method, memory: Memory, moment: Moment) -> bool:
     """
     if not uses_clusters(method) or method.at(moment) is not method:
         return False
-    clusters = method.positives if isinstance(method.positives, Clusters) else Clusters(clusterings=1)
-    first = math.ceil(method.warm_start * moment.steps_per_epoch)
-    if (moment.step - first) % (clusters.every * moment.steps_per_epoch):
+    clusters = _clusters(method)
+    if (moment.step - method.first_step(moment.steps_per_epoch)) % (clusters.every * moment.steps_per_epoch):
         return False
     seeds = [FIRST_CLUSTERING_SEED + h for h in range(clusters.clusterings)]
     for index in range(method.banks):
         rows = memory[BANKS[index]]
-        count = max(1, round(len(rows) / clusters.rows_per_cluster))
-        memory[LABELS[index]].copy_(cluster_labels(rows, count, seeds))
+        count = round(len(rows) / clusters.rows_per_cluster)
+        if rank() == 0:
+            memory[LABELS[index]].copy_(cluster_labels(rows, count, seeds))
         broadcast_(memory[LABELS[index]])
     return True

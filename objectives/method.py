@@ -1,9 +1,26 @@
 """What a method is: one frozen value of parts, and what follows from it. No torch here."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .parts import Bank, Batch, Bound, Clusters, Everything, InfoNCE, Neighbours, Own, Pair, Queue, Region, Ring
+from .parts import (
+    NCE,
+    Bank,
+    Batch,
+    Bound,
+    Clusters,
+    Everything,
+    InfoNCE,
+    Neighbours,
+    Own,
+    Pair,
+    Queue,
+    Region,
+    Ring,
+    SameCluster,
+)
 from .schedules import Moment
 from .terms import (
     Bootstrap,
@@ -57,20 +74,56 @@ class Method:
     learning_rate: float = 0.03
 
     def __post_init__(self) -> None:
-        if not self.contrast and not self.terms:
-            raise ValueError("a method needs a contrast or a term")
-        if isinstance(self.memory, Queue) and self.target is None:
-            raise ValueError("a queue holds keys of a momentum encoder: give the method a target")
-        if isinstance(self.positives, Neighbours) and not (isinstance(self.region, Ring) and self.region.inner > 0):
-            raise ValueError("neighbours are the rows within a ring's inner edge: give the method a ring with inner above 0")
-        if isinstance(self.positives, Clusters) and not isinstance(self.memory, Bank):
-            raise ValueError("clusters are found in a bank: give the method one")
+        for holds, message in (*self._sound(), *self._asked_for()):
+            if not holds:
+                raise ValueError(message)
+
+    def _sound(self) -> Iterator[tuple[bool, str]]:
+        """What must hold for the parts to fit each other."""
+        bank, info_nce = isinstance(self.memory, Bank), isinstance(self.bound, InfoNCE)
+        clustered, own_cluster = isinstance(self.positives, Clusters), isinstance(self.region, SameCluster)
+        shared = not isinstance(self.region, Everything) or self.region.shared
+        yield bool(self.contrast or self.terms), "a method needs a contrast or a term"
+        yield (
+            self.target is not None or not isinstance(self.memory, Queue),
+            "a queue holds keys of a momentum encoder: give the method a target",
+        )
+        yield (
+            not isinstance(self.positives, Neighbours) or (isinstance(self.region, Ring) and self.region.inner > 0),
+            "neighbours are the rows within a ring's inner edge: give the method a ring with inner above 0",
+        )
+        yield bank or not (clustered or own_cluster), "clusters are found in a bank: give the method one"
+        yield not (clustered and own_cluster), "clusters are either what is drawn near or what is pushed away, not both"
+        yield bank or shared, "only from a bank are negatives drawn for each image: leave region.shared true"
+        yield (
+            info_nce or isinstance(self.positives, Own),
+            f"several positives make a numerator, which InfoNCE alone has, not {type(self.bound).__name__}",
+        )
+        yield (
+            not isinstance(self.bound, NCE) or (bank and isinstance(self.region, Everything)),
+            "NCE's Z is a sum over all rows of a bank: give the method a bank, and everything as its region",
+        )
+        yield self.warm_start >= 0, f"warm_start must be 0 or more epochs, got {self.warm_start}"
         for term in self.terms:
-            if isinstance(term, Superfluous) and not isinstance(self.head, HEADS[term.estimator]):
-                kinds = " or ".join(head.__name__ for head in HEADS[term.estimator])
-                raise ValueError(f"the {term.estimator} estimator needs random features: give the method a {kinds} head")
-        if self.warm_start < 0:
-            raise ValueError(f"warm_start must be 0 or more epochs, got {self.warm_start}")
+            if isinstance(term, Superfluous):
+                heads = " or ".join(head.__name__ for head in HEADS[term.estimator])
+                fits = isinstance(self.head, HEADS[term.estimator])
+                yield fits, f"the {term.estimator} estimator needs random features: give the method a {heads} head"
+                cold = term.estimator == "ceb" and self.bound.temperature < 1e-6
+                yield not cold, "the ceb estimator needs a temperature of 1e-6 or more"
+
+    def _asked_for(self) -> Iterator[tuple[bool, str]]:
+        """No part may stand there without effect."""
+        parts = (self.positives, self.region, self.memory)
+        yield (
+            bool(self.contrast) or parts == (Own(), Everything(), Batch()),
+            "without a contrast there are no negatives: region, positives and memory change nothing",
+        )
+        yield (
+            self.target is None or isinstance(self.memory, Queue) or self.predicts,
+            "nothing asks for a momentum encoder: only a queue and BYOL's term do",
+        )
+        yield self.head is None or self.network != "jigsaw", "a network with a jigsaw has no random head"
 
     @property
     def views(self) -> int:
@@ -118,14 +171,19 @@ class Method:
         """Whether a decoder makes a view out of its own representation."""
         return any(isinstance(term, OwnReconstruction) for term in self.terms)
 
+    def first_step(self, steps_per_epoch: int) -> int:
+        """The first step after the warm start."""
+        return math.ceil(round(self.warm_start * steps_per_epoch, 9))
+
     def at(self, moment: Moment) -> "Method":
         """The method that holds at `moment`: instance discrimination while a warm start lasts."""
-        if moment.epoch >= self.warm_start:
+        if moment.step >= self.first_step(moment.steps_per_epoch):
             return self
         return replace(self, positives=Own(), region=Everything(), warm_start=0.0)
 
 
 MIN_CANDIDATES = 16_384  # below, the sampled edges of a 1..10 % ring blur: KS to the exact ring .009 at this size
+MIN_INNER = 100  # ranks within the inner edge, below which it would be an accident of the draw where it lies
 
 
 def candidate_count(method: Method, rows: int) -> int:
@@ -141,7 +199,8 @@ def candidate_count(method: Method, rows: int) -> int:
             return method.memory.negatives if rows > method.memory.negatives else 0
         case Ring() as ring if not method.memory.exact:
             inner, outer = ring.edges(ring.outer)
-            wanted = max(MIN_CANDIDATES, int(-(-method.memory.negatives // (outer - inner))))
+            edge = MIN_INNER / inner if inner > 0 else 0
+            wanted = math.ceil(max(MIN_CANDIDATES, edge, method.memory.negatives / (outer - inner)))
         case _:  # counted, not shares: a sample of the bank would hold others
             return 0
     return 0 if rows <= 2 * wanted else wanted

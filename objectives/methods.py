@@ -68,7 +68,7 @@ def _restricted(name: str, base: Method) -> dict[str, Method]:
 def _superinfo(name: str, base: Method) -> dict[str, Method]:
     """SuperInfo over a base with two views both ways. The weights are ours: the paper's could not be read."""
     noisy = replace(base, source=SUPERINFO, head=FixedGaussian(0.1))
-    decoding = Superfluous("variational", first=1e-4, second=1e-4, decode_first=0.1, decode_second=0.1)
+    decoding = Superfluous("variational", first=1e-4, second=1e-4, decode_first=0.01, decode_second=0.01)
     residual = Superfluous("ceb", first=1.0, second=1.0)
     ceb = replace(base, source=SUPERINFO, head=VonMisesFisher(1024.0), bound=InfoNCE(0.1), terms=(residual,))
     return {

@@ -28,6 +28,10 @@ class Pair:
     key: int = 0
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check({self.anchor, self.key} <= {0, 1}, f"a pair is of views 0 and 1, got {self.anchor} and {self.key}")
+        _check(0 < self.weight < float("inf"), f"a pair's weight must be above 0, got {self.weight}")
+
 
 # Regions: which rows on offer may be negatives of an anchor
 
@@ -40,17 +44,38 @@ class Everything:
 
 
 @dataclass(frozen=True)
+class Anneal:
+    """How a ring's outer edge comes in from `start`, a share of all rows, to where the ring has it.
+
+    Kinds and units are those of `schedules.Schedule`; "adaptive" follows the loss (`schedules.adapt_`).
+    """
+
+    kind: Literal["linear", "step", "exponential", "adaptive"] = "linear"
+    start: float = 1.0
+    over: float = 100.0
+    unit: Literal["epochs", "steps"] = "epochs"
+
+    def __post_init__(self) -> None:
+        self.to(0.1)  # a schedule refuses what it cannot be
+        _check(0 < self.start <= 1, f"an outer edge starts at a share of the rows, above 0 and at most 1, got {self.start}")
+
+    def to(self, outer: float) -> Schedule:
+        """The schedule that ends at `outer`."""
+        return Schedule(self.kind, start=self.start, stop=outer, over=self.over, unit=self.unit)
+
+
+@dataclass(frozen=True)
 class Ring:
     """Rows ranked by similarity to the anchor, from the `inner` to the `outer` share of all rows: 0 is the nearest.
 
     `inner` 0 gives the ball. `inner` is a share of all rows, or of the rows within `outer` where `relative`.
-    `anneal` lets the outer edge come in from far away; `outer` is then where it ends.
+    With `anneal` the outer edge comes in from farther away, and `outer` is where it ends.
     """
 
     inner: float = 0.01
     outer: float = 0.1
     relative: bool = False
-    anneal: Schedule | None = None
+    anneal: Anneal | None = None
 
     def __post_init__(self) -> None:
         inner = self.inner * self.outer if self.relative else self.inner
@@ -58,6 +83,12 @@ class Ring:
             0 <= inner < self.outer <= 1,
             f"a ring needs 0 <= inner < outer <= 1, got inner {self.inner}{' of' if self.relative else ','} "
             f"outer {self.outer}",
+        )
+
+        lowest = 0.0 if self.relative else self.inner
+        _check(
+            self.anneal is None or self.anneal.start > lowest,
+            f"a ring's outer edge must start beyond the inner one at {self.inner}, got {self.anneal and self.anneal.start}",
         )
 
     def edges(self, outer: float) -> tuple[float, float]:
@@ -102,6 +133,10 @@ class Neighbours:
 
     numerator: Literal["mean", "logsumexp"] = "logsumexp"
     among_negatives: bool = False
+
+    def __post_init__(self) -> None:
+        known = self.numerator in ("mean", "logsumexp")
+        _check(known, f"a numerator is mean or logsumexp, got {self.numerator!r}")
 
 
 @dataclass(frozen=True)
@@ -178,7 +213,10 @@ class InfoNCE:
 
 @dataclass(frozen=True)
 class NCE:
-    """Binary noise-contrastive estimation, as IR and CMC were published. Z: fixed, of the first batch, or a moving mean."""
+    """Binary noise-contrastive estimation, as IR and CMC were published. Z: fixed, of the first batch, or a moving mean.
+
+    The fixed one is that of random directions at temperature .07 in 128 dimensions, and of no use elsewhere.
+    """
 
     temperature: float = 0.07
     partition: Literal["fixed", "first", "moving"] = "moving"
@@ -189,7 +227,7 @@ class NCE:
         _check(
             self.partition in ("fixed", "first", "moving"), f"partition is fixed, first or moving, got {self.partition!r}"
         )
-        _check(0 <= self.decay < 1, f"decay must lie in [0, 1), got {self.decay}")
+        _check(0 < self.decay < 1, f"decay must lie in (0, 1), got {self.decay}")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Shape suffixes: N = anchors, M = rows on offer, K = rows selected, D = embedding
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,25 +16,34 @@ from torch import Tensor
 
 from .attach import attach
 from .parts import Everything, Nearest, Region, SameCluster
+from .ranking import Ranking
 
-BLOCK = 8 << 20  # critic values of a block of anchors: 32 MB in single precision, and twice that for their ranking keys
+BLOCK = 16 << 20  # critic values of a block of anchors: 67 MB in single precision, 13 anchors against 1,281,167 rows
 
 
 class Offered(NamedTuple):
-    """Rows on offer to every anchor: embeddings, the image each one shows (-1: nobody's), whether it counts."""
+    """Rows on offer to every anchor: embeddings, the image each one shows (-1: nobody's), whether it counts.
+
+    `in_place`: row i shows image i, so that an anchor's own row is known without a search.
+    """
 
     key_MD: Tensor
     row_M: Tensor
     valid_M: Tensor | None = None
+    in_place: bool = False
 
 
 class Window(NamedTuple):
-    """Ranks `inner` to `outer`, the nearest being 0, and how many of them to take, spread evenly from `offset` in [0, 1)."""
+    """Ranks `inner` to `outer`, the nearest being 0, and how many of them to take, spread evenly from `offset` in [0, 1).
+
+    Before them come `near` of the ranks that are nearer than `inner`, as evenly.
+    """
 
     inner: int
     outer: int
     taken: int
     offset: float = 0.0
+    near: int = 0
 
 
 class Selected(NamedTuple):
@@ -45,9 +54,8 @@ class Selected(NamedTuple):
     index_NK: Tensor
 
 
-Allowed = Callable[
-    [Tensor], Tensor
-]  # own rows of a block of anchors [C] -> which rows on offer it may have [C, M] or [1, M]
+Allowed = Callable[[Tensor], Tensor]
+"""Own rows of a block of anchors [C] -> which rows on offer each may have [C, M]."""
 
 
 def ranks(share: float, rows: int) -> int:
@@ -73,10 +81,26 @@ def window(region: Region, rows: int, *, limit: int | None, outer: float | None 
         return Window(0, rows, rows)
     shares = region.edges(region.outer if outer is None else outer)
     inner, beyond = (ranks(share, rows) for share in shares)
+    if inner == 0 < shares[0]:
+        raise ValueError(
+            f"an inner edge at {shares[0]:g} of {rows} rows leaves none out: raise region.inner, or set it to 0"
+        )
     if inner >= beyond:
         raise ValueError(f"a ring from {shares[0]:g} to {shares[1]:g} of {rows} rows is empty: widen it")
     count = min(beyond - inner, limit or rows)
     return Window(inner, beyond, count, math.modf((step + 1) * 0.6180339887498949)[0])
+
+
+def with_neighbours(where: Window, *, among_negatives: bool, limit: int | None) -> Window:
+    """The window with the neighbours within its inner edge, as densely as it takes its own rows.
+
+    `among_negatives`: they are of the K - 1 = `limit` rows; else they come on top.
+    """
+    if not among_negatives:
+        return where._replace(near=round(where.inner * where.taken / (where.outer - where.inner)))
+    taken = min(where.outer, limit or where.outer)
+    near = round(where.inner * taken / where.outer)
+    return where._replace(near=near, taken=taken - near)
 
 
 def allowed_rows(offered: Offered, same_cluster: Callable[[Tensor], Tensor] | None = None) -> Allowed:
@@ -102,10 +126,10 @@ def cut(where: Window, critic_NM: Tensor, allowed_NM: Tensor) -> Selected:
     if where.taken == rows:
         return Selected(critic_NM, allowed_NM, torch.arange(rows, device=critic_NM.device).expand_as(critic_NM))
     with torch.no_grad():
-        # what is not allowed ranks last; so the ranks of the others are as if it were not there
-        ranked_NM = critic_NM.masked_fill(~allowed_NM, torch.finfo(critic_NM.dtype).min)
-        nearest_NK = Ranking(len(critic_NM), rows, critic_NM.device).nearest(ranked_NM, where.outer)
-        index_NK = nearest_NK[:, _positions(where, critic_NM.device)]
+        taken_K = positions(where, critic_NM.device)
+        index_NK = torch.empty(len(critic_NM), len(taken_K), dtype=torch.int64, device=critic_NM.device)
+        ranking = Ranking(len(critic_NM), rows, critic_NM.device)
+        ranking.nearest_(index_NK, critic_NM, where.outer, taken_K, hidden_NM=~allowed_NM)
     return Selected(critic_NM.gather(1, index_NK), allowed_NM.gather(1, index_NK), index_NK)
 
 
@@ -125,13 +149,8 @@ def select(
     allowed, rows = allowed_rows(offered, same_cluster), len(offered.key_MD)
     if where.taken == rows or len(anchor_ND) * rows <= BLOCK:
         return cut(where, anchor_ND @ offered.key_MD.T / temperature, allowed(own_N))
-    return _in_blocks(where, anchor_ND, own_N, offered, temperature, allowed)
-
-
-def nearest(where: Window, anchor_ND: Tensor, own_N: Tensor, offered: Offered, *, temperature: float) -> Selected:
-    """The rows nearer than a window's inner edge: the neighbours of arXiv 2005.13149."""
-    inside = Window(0, where.inner, where.inner)
-    return select(inside, anchor_ND, own_N, offered, temperature=temperature)
+    own_alone = offered.in_place and offered.valid_M is None and same_cluster is None
+    return _in_blocks(where, anchor_ND, own_N, offered, temperature, None if own_alone else allowed)
 
 
 def gathered(anchor_ND: Tensor, own_N: Tensor, offered: Offered, index_NK: Tensor, *, temperature: float) -> Selected:
@@ -144,58 +163,42 @@ def gathered(anchor_ND: Tensor, own_N: Tensor, offered: Offered, index_NK: Tenso
 
 
 def _in_blocks(
-    where: Window, anchor_ND: Tensor, own_N: Tensor, offered: Offered, temperature: float, allowed: Allowed
+    where: Window, anchor_ND: Tensor, own_N: Tensor, offered: Offered, temperature: float, allowed: Allowed | None
 ) -> Selected:
-    parts = list(_blocks(where, anchor_ND.detach(), own_N, offered.key_MD.detach(), temperature, allowed))
-    value_NK, keep_NK, index_NK = (torch.cat(part) for part in zip(*parts, strict=True))
-    value_NK = attach(anchor_ND, offered.key_MD, index_NK, value_NK, 1 / temperature)
-    return Selected(value_NK, keep_NK, index_NK)
+    """The same, a block of anchors at a time. `allowed` None: all but the row whose place is the anchor's own."""
+    anchors, rows, device = len(anchor_ND), len(offered.key_MD), anchor_ND.device
+    with torch.no_grad():
+        fixed_ND, key_MD = anchor_ND.detach() / temperature, offered.key_MD.detach()
+        taken_K, ranking = positions(where, device), Ranking(anchors, rows, device)
+        # made before the blocks: small results kept between large ones freed would pin 400 MB of heap
+        shape = (anchors, len(taken_K))
+        index_NK = torch.empty(shape, dtype=torch.int64, device=device)
+        keep_NK, value_NK = torch.empty(shape, dtype=torch.bool, device=device), key_MD.new_empty(shape)
+        size = max(1, min(anchors, BLOCK // rows))
+        for start in range(0, anchors, size):
+            block = slice(start, start + size)
+            critic_CM, own_C, index_CK = fixed_ND[block] @ key_MD.T, own_N[block], index_NK[block]
+            if allowed is None:
+                ranking.nearest_(index_CK, critic_CM, where.outer, taken_K, own_N=own_C)
+                keep_NK[block] = index_CK != own_C[:, None]
+            else:
+                allowed_CM = allowed(own_C)
+                ranking.nearest_(index_CK, critic_CM, where.outer, taken_K, hidden_NM=~allowed_CM)
+                keep_NK[block] = allowed_CM.gather(1, index_CK)
+            value_NK[block] = critic_CM.gather(1, index_CK)
+    return Selected(attach(anchor_ND, offered.key_MD, index_NK, value_NK, 1 / temperature), keep_NK, index_NK)
 
 
-@torch.no_grad()
-def _blocks(
-    where: Window, anchor_ND: Tensor, own_N: Tensor, key_MD: Tensor, temperature: float, allowed: Allowed
-) -> Iterator[Selected]:
-    """A block of anchors at a time: rank the nearest `outer` rows, keep those of the window."""
-    rows = len(key_MD)
-    taken_K = _positions(where, anchor_ND.device)
-    size = max(1, min(len(anchor_ND), BLOCK // rows))
-    ranking = Ranking(size, rows, anchor_ND.device)
-    for anchor_CD, own_C in zip(anchor_ND.split(size), own_N.split(size), strict=True):
-        critic_CM = (anchor_CD @ key_MD.T).div_(temperature)
-        allowed_CM = allowed(own_C)
-        critic_CM.masked_fill_(~allowed_CM, torch.finfo(critic_CM.dtype).min)
-        index_CK = ranking.nearest(critic_CM, where.outer)[:, taken_K]
-        yield Selected(critic_CM.gather(1, index_CK), allowed_CM.gather(1, index_CK), index_CK)
+def positions(where: Window, device: torch.device) -> Tensor:
+    """int64: the ranks to take, the near ones first."""
+    taken_K = where.inner + _spread(where.taken, where.outer - where.inner, where.offset, device)
+    return torch.cat((_spread(where.near, where.inner, where.offset, device), taken_K)) if where.near else taken_K
 
 
-def _positions(where: Window, device: torch.device) -> Tensor:
-    """int64 [K]: the ranks to take out of a window."""
-    width = where.outer - where.inner
-    position_K = torch.arange(where.taken, device=device)
-    if where.taken < width:  # distinct, since neighbours lie at least one apart
-        position_K = ((position_K.double() + where.offset) * (width / where.taken)).floor().clamp(max=width - 1).long()
-    return where.inner + position_K
-
-
-class Ranking:
-    """Ranks rows by critic value, ties by their order, on any device alike.
-
-    Value and place go into one integer: the order-preserving bits of a single-precision float above, the place from the end
-    below. The k largest of distinct integers are one answer, where those of floats leave ties to chance; and at 1,281,167
-    rows they are found faster (127 against 167 ms for the nearest tenth of 16 anchors; a stable sort takes 1,160).
-    """
-
-    def __init__(self, anchors: int, rows: int, device: torch.device) -> None:
-        self._halves_CM2 = torch.empty(anchors, rows, 2, dtype=torch.int32, device=device)  # little-endian: low, high
-        self._halves_CM2[..., 0] = torch.arange(rows - 1, -1, -1, dtype=torch.int32, device=device)
-
-    def nearest(self, critic_CM: Tensor, count: int) -> Tensor:
-        """int64 [C, count]: places of the largest values, in falling order."""
-        bits_CM = (critic_CM.float() + 0.0).view(torch.int32)  # + 0: -0 and 0 are one value
-        halves_CM2 = self._halves_CM2[: len(critic_CM)]
-        high_CM = halves_CM2[..., 1]
-        torch.bitwise_right_shift(bits_CM, 31, out=high_CM)
-        high_CM.bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits_CM)  # floats below 0 fall as their bits rise
-        key_CM = halves_CM2.view(torch.int64)[..., 0]
-        return critic_CM.shape[1] - 1 - (key_CM.topk(count, dim=1).values & 0xFFFFFFFF)
+def _spread(count: int, width: int, offset: float, device: torch.device) -> Tensor:
+    """`count` of the numbers below `width`, at even distances from `offset` on; all of them where there are no more."""
+    number_K = torch.arange(count, device=device)
+    if count >= width:
+        return number_K
+    # distinct, since neighbours lie at least one apart
+    return ((number_K.double() + offset) * (width / count)).floor().clamp(max=width - 1).long()

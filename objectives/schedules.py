@@ -31,7 +31,7 @@ class Schedule:
     """From `start` to `stop` in `over` units, and `stop` from then on; "constant" is `stop` all along.
 
     "exponential" is stop + (start - stop) * exp(-.1 t) with t in units, whatever `over`. "adaptive" follows the loss
-    instead of the clock: see `adapted`.
+    instead of the clock: see `adapt_`.
     """
 
     kind: Literal["constant", "linear", "step", "exponential", "adaptive"] = "constant"
@@ -65,7 +65,7 @@ class Schedule:
 
 
 class Remembering(Protocol):
-    """What `adapted` keeps between readings: a flat sequence of floats that can be changed in place."""
+    """What `adapt_` keeps between readings: a flat sequence of floats that can be changed in place."""
 
     def __getitem__(self, index: int, /) -> float: ...
     def __setitem__(self, index: int, value: float, /) -> None: ...
@@ -73,6 +73,7 @@ class Remembering(Protocol):
 
 
 DELTA, WINDOW = 0.01, 10  # of the release, for the loss
+HEARD_EVERY = 10  # steps: the loss is read there whatever the log asks for, so that nothing else changes the schedule
 REMEMBERED = 2 + 2 * WINDOW  # value, readings so far, the last two windows of losses
 
 
@@ -91,4 +92,5 @@ def adapt_(state: Remembering, loss: float, schedule: Schedule) -> None:
     mean = [sum(state[2 + half * WINDOW + i] for i in range(WINDOW)) / WINDOW for half in (newest, 1 - newest)]
     low, high = sorted((schedule.start, schedule.stop))
     inward = math.copysign(DELTA, schedule.stop - schedule.start)
-    state[0] = min(high, max(low, state[0] + (inward if mean[0] < mean[1] else -inward)))
+    moved = inward if mean[0] < mean[1] else -inward if mean[0] > mean[1] else 0.0
+    state[0] = min(high, max(low, state[0] + moved))

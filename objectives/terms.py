@@ -1,7 +1,7 @@
 """What may be added to a contrast, or stand in its place: frozen values. No torch here; `losses.py` computes them.
 
-Weights of Gaussian terms are per dimension: they multiply KL / d and negative log-likelihood / D. A weight on the sum, as
-some papers quote it, is d times as strong (docs/methods/superinfo.md has the conversion).
+Weights of Gaussian terms are per dimension: they multiply sums over d. A weight on the sum, as some papers quote it, is d
+times as strong (docs/methods/superinfo.md has the conversion).
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,15 @@ def _positive(**numbers: float) -> None:
 class Superfluous:
     """What the representation of one view keeps that the other view cannot tell (SuperInfo, arXiv 2408.10292).
 
+    All weights are per dimension of z: they multiply sums in nats over d. So equal ones weigh equal information.
+
     Args:
-        estimator: "conditional-kl" bounds it by the KL divergence of the two views' distributions (as MIB, arXiv
-        2002.07017);
-            "variational" by a rate less what a decoder predicts of the other view; "ceb" by von Mises-Fisher densities.
+        estimator: "conditional-kl" bounds it by the KL divergence of the two views' distributions (MIB, arXiv 2002.07017);
+            "variational" by a rate less what a decoder predicts of the other view; "ceb" by von Mises-Fisher densities,
+            whose weights multiply the whole residual.
         first, second: weights of I(v1; z1 | v2) and of I(v2; z2 | v1).
-        decode_first, decode_second: "variational" only: weights of predicting v2 from z1 and v1 from z2; equal to `first`
-        and
-            `second` the whole is a bound, larger ones reward predictive information.
+        decode_first, decode_second: "variational" only: weights of predicting v2 from z1 and v1 from z2. Equal to `first`
+            and `second` the whole is a bound; larger ones reward predictive information.
         warmup: multiplies the penalties (not the decoding); collapse is a local optimum of a penalty that starts at once.
     """
 
@@ -49,6 +50,8 @@ class Superfluous:
             raise ValueError(f"estimator is conditional-kl, variational or ceb, got {self.estimator!r}")
         if self.estimator != "variational" and self.decode_first + self.decode_second > 0:
             raise ValueError(f"only the variational estimator decodes, not {self.estimator}")
+        if self.warmup.kind == "adaptive" or not min(self.warmup.start, self.warmup.stop) >= 0:
+            raise ValueError("a warm-up follows the clock, between factors of 0 or more")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ HEALTHY = {
 
 
 def test_a_healthy_run_raises_none():
-    assert alarms(HEALTHY, step=1000) == {}
+    assert alarms(HEALTHY, step=1000, most_rank=128) == {}
 
 
 @pytest.mark.parametrize(
@@ -29,15 +29,20 @@ def test_a_healthy_run_raises_none():
         ({"learned": 0.8}, "dead", "80% of the anchors"),
         ({"bound_valid": 0.25}, "no bound", "75% of the anchors"),
         ({"false_negatives": 0.6}, "false negatives", "60% of the negatives"),
-        ({"superfluous_first": 0.0, "bound": 0.001}, "superinfo collapse", "superfluous information is 0"),
+        ({"bound": 0.001}, "superinfo collapse", "the bound is 0.001 nats"),
     ],
 )
 def test_each_fault_is_told_in_words_with_its_number(changes, kind, words):
-    found = alarms(HEALTHY | changes, step=AFTER_STEPS)
+    found = alarms(HEALTHY | changes, step=AFTER_STEPS, most_rank=128)
     assert list(found) == [kind]
     assert words in found[kind]
-    assert alarms(HEALTHY | changes, step=AFTER_STEPS - 1) == {}
+    assert alarms(HEALTHY | changes, step=AFTER_STEPS - 1, most_rank=128) == {}
 
 
 def test_a_method_that_logs_less_is_asked_for_no_more():
-    assert alarms({"loss": 1.0, "bound": 0.5, "ceiling": 2.0}, step=1000) == {}
+    assert alarms({"loss": 1.0, "bound": 0.5, "ceiling": 2.0}, step=1000, most_rank=128) == {}
+
+
+def test_a_batch_of_two_images_has_no_rank_to_lose():
+    assert alarms(HEALTHY | {"effective_rank": 1.8}, step=1000, most_rank=2) == {}
+    assert "collapse" in alarms(HEALTHY | {"effective_rank": 1.0}, step=1000, most_rank=3)

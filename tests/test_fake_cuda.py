@@ -19,7 +19,7 @@ from viewmill.models.network import Batch, Network
 from viewmill.objectives import memory as memories
 from viewmill.objectives.methods import METHODS
 from viewmill.objectives.objective import Images, loss
-from viewmill.objectives.parts import Bank, Nearest, Queue
+from viewmill.objectives.parts import Bank, Nearest, Queue, Ring
 from viewmill.objectives.schedules import Moment
 from viewmill.pipeline import photometric, plan
 from viewmill.pipeline.recipe import RECIPES
@@ -59,6 +59,8 @@ def fitted(method):
     """The method in sizes that fit a bank of ROWS."""
     if isinstance(method.region, Nearest):
         method = replace(method, region=Nearest(20), warm_start=0.0)
+    if isinstance(method.region, Ring) and method.region.relative:
+        method = replace(method, region=Ring(0.2, 0.8))
     if isinstance(method.memory, Queue):
         method = replace(method, memory=Queue(ROWS))
     return method
@@ -79,7 +81,7 @@ def test_network_loss_and_memory_stay_on_their_device_and_never_wait_for_it(name
     settings = {"encoder": "resnet18", "width": 2, "size": 16, "hidden": 8, "embedding": 6, "seed": 0}
     made, now = RECIPES[method.recipe](16), Moment(1, 100, 10)
     with FakeTensorMode():
-        memory = memories.start(method, rows=ROWS, dimension=6, seed=0, device=cuda)
+        memory = memories.start(method, rows=ROWS, batch=4, dimension=6, seed=0, device=cuda)
         with cuda:
             network = Network(architecture(settings, method))
             for name, table in network.named_buffers():  # made on the host, as numpy's are; `prepare` would move it

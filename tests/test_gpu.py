@@ -49,7 +49,7 @@ def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
     target = None if method.target is None else follower(model)
     optimiser = sgd(model, momentum=0.9, weight_decay=1e-4)
     set_learning_rate_(optimiser, 0.01)
-    memory = memories.start(method, rows=len(photo_beton), dimension=8, seed=0, device=device)
+    memory = memories.start(method, rows=len(photo_beton), batch=8, dimension=8, seed=0, device=device)
     with loader(photo_beton, RECIPES[method.recipe](32), "cuda") as source:
         for number, batch in enumerate(source.epoch(0)):
             torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first step may allocate and tune

@@ -143,7 +143,7 @@ def test_a_rank_is_the_floor_of_the_exact_product(percent, rows):
     assert ranks(percent / 10_000, rows) == Fraction(percent, 10_000) * rows // 1
 
 
-@pytest.mark.parametrize(("ring", "rows"), [(Ring(0.01, 0.1), 9), (Ring(0.5, 0.54), 20)])
+@pytest.mark.parametrize(("ring", "rows"), [(Ring(0, 0.1), 9), (Ring(0.5, 0.54), 20)])
 def test_a_ring_without_a_single_rank_is_refused(ring, rows):
     with pytest.raises(ValueError, match=rf"ring from {ring.inner} to {ring.outer} of {rows} rows is empty"):
         pick(ring, torch.zeros(2, rows), torch.ones(2, rows, dtype=torch.bool))
@@ -224,6 +224,7 @@ def test_blocks_of_any_size_select_the_same_rows_with_the_same_gradient(monkeypa
         (some.row_M[None] != own_N[:, None]) & some.valid_M[None],
     )
     monkeypatch.setattr("viewmill.objectives.regions.BLOCK", block)
+    monkeypatch.setattr("viewmill.objectives.ranking.BLOCK", block // 3)
     monkeypatch.setattr("viewmill.objectives.attach.BLOCK", block)
     gradients = []
     for one_by_one in (False, True):
@@ -254,7 +255,6 @@ def test_the_attached_gradient_is_that_of_finite_differences():
 def test_ties_are_broken_by_the_order_of_the_rows(seed, levels, rows, data):
     generator = torch.Generator().manual_seed(seed)
     critic = torch.randint(-levels, levels + 1, (3, rows), generator=generator) * 0.25 * torch.tensor([1.0])
-    critic = torch.where(torch.rand(3, rows, generator=generator) < 0.2, -critic, critic)  # -0.0 among them
     inner = data.draw(st.integers(0, rows - 1))
     outer = data.draw(st.integers(inner + 1, rows))
     found = cut(Window(inner, outer, outer - inner), critic, torch.ones(3, rows, dtype=torch.bool))

@@ -5,10 +5,9 @@ import re
 import pytest
 
 from viewmill.objectives.methods import METHODS
-from viewmill.objectives.parts import NCE, Own, Ring
-from viewmill.objectives.schedules import Schedule
-from viewmill.objectives.terms import BoundedGaussian
-from viewmill.settings import changed, method_named, summary, values
+from viewmill.objectives.parts import NCE, Anneal, Nearest, Neighbours, Own, Ring
+from viewmill.objectives.terms import BoundedGaussian, FixedGaussian
+from viewmill.settings import changed, choices, method_named, summary, values
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -25,14 +24,14 @@ def test_every_setting_of_every_method_can_be_set_to_what_it_is(name):
     [
         ("ring", "region.outer=0.3", lambda m: m.region == Ring(0.01, 0.3)),
         ("ring", "region.relative=true", lambda m: m.region.relative is True),
-        ("ring", "region.anneal.over=20", lambda m: m.region.anneal == Schedule("linear", over=20.0)),
+        ("ring", "region.anneal.over=20", lambda m: m.region.anneal == Anneal("linear", over=20.0)),
         ("ring", "region.anneal.kind=adaptive", lambda m: m.region.anneal.kind == "adaptive"),
         ("ring", "memory.negatives=99", lambda m: m.memory.negatives == 99),
         ("ir", "region.shared=False", lambda m: m.region.shared is False),
         ("cmc", "contrast.1.weight=0.25", lambda m: m.contrast[1].weight == 0.25),
         ("superinfo-simclr", "terms.0.warmup.stop=0.5", lambda m: m.terms[0].warmup.stop == 0.5),
         ("superinfo-moco", "head.sigma=0.3", lambda m: m.head.sigma == 0.3),
-        ("simclr", "head.sigma=0.3", lambda m: m.head.sigma == 0.3),
+        ("simclr", "head.sigma=0.3", lambda m: m.head == FixedGaussian(0.3)),
         ("moco-v2", "target.value=0.99", lambda m: m.target.value == 0.99),
         ("superinfo-simclr", "head=bounded", lambda m: m.head == BoundedGaussian()),
         ("simclr-noise", "head=none", lambda m: m.head is None),
@@ -46,8 +45,24 @@ def test_a_setting_reaches_its_part(name, assignment, found):
     assert found(changed(METHODS[name], [assignment]))
 
 
-def test_settings_are_taken_in_order():
-    assert changed(METHODS["ring"], ["region.outer=0.3", "region.inner=0.2", "region.outer=0.5"]).region == Ring(0.2, 0.5)
+def test_settings_are_taken_together_whatever_their_order():
+    for order in (["region.inner=0.2", "region.outer=0.5"], ["region.outer=0.5", "region.inner=0.2"]):
+        assert changed(METHODS["ring"], order).region == Ring(0.2, 0.5)
+    assert changed(METHODS["ring"], ["region.outer=0.3", "region.outer=0.5"]).region.outer == 0.5
+    assert changed(METHODS["ring"], ["region.count=9", "region=nearest"]).region == Nearest(9)
+    both = changed(METHODS["ir"], ["positives=neighbours", "positives.numerator=mean", "region=ring"])
+    assert (both.positives, both.region) == (Neighbours("mean"), Ring())
+    ceb = METHODS["superinfo-simclr-ceb"]
+    kl = changed(ceb, ["terms.0.estimator=conditional-kl", "head=bounded", "head.low=0.2"])
+    assert kl.head == BoundedGaussian(0.2, 1.0)
+
+
+def test_what_can_be_set_besides_is_listed():
+    listed = dict(choices(METHODS["ring"]))
+    assert listed["region"] == "everything or ring or nearest or same-cluster"
+    assert listed["region.anneal.kind"] == "(linear)"
+    assert "head.sigma" not in dict(choices(METHODS["pirl"]))
+    assert list(dict(choices(METHODS["byol"]))) == ["head", "head.sigma"]
 
 
 @pytest.mark.parametrize(
@@ -57,10 +72,21 @@ def test_settings_are_taken_in_order():
         ("region=0.3", "--set region takes everything, ring, nearest, same-cluster, or a setting of it as region.NAME"),
         ("recipe=simclr", "no setting 'recipe'"),
         ("source=here", "no setting 'source'"),
-        ("contrast.7.weight=1", "no setting 'contrast.7.weight'"),
+        ("contrast.7.weight=1", "no setting 'contrast.7': did you mean contrast.0.weight?"),
         ("contrast.0=1", "no setting 'contrast.0'"),
         ("bound.temperature.x=1", "no setting 'bound.temperature.x'"),
-        ("zzz=1", "it has contrast.0.anchor"),
+        ("zzz=1", "it has contrast.0.weight"),
+        ("contrast.0.key=1", "no setting 'contrast.0.key'"),
+        ("contrast.0.weight=nan", "weight must be above 0"),
+        ("region.anneal.start=3", "above 0 and at most 1, got 3"),
+        ("region.anneal.start=nan", "above 0 and at most 1, got nan"),
+        ("region.anneal.start=0.005", "must start beyond the inner one at 0.01, got 0.005"),
+        ("region.anneal.kind=sudden", "linear, step, exponential or adaptive, got 'sudden'"),
+        ("region.anneal=linear", "no setting 'region.anneal'"),
+        ("target.value=0.9", "nothing asks for a momentum encoder"),
+        ("bound=nce", "everything as its region"),
+        ("positives.numerator=mean", "no setting 'positives.numerator'"),
+        ("warm_start=nan", "warm_start must be 0 or more"),
         ("region.outer", "--set takes name=value, got 'region.outer'"),
         ("memory.negatives=1.5", "takes a value like 4095, got '1.5'"),
         ("memory.exact=maybe", "takes true or false, got 'maybe'"),
