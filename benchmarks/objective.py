@@ -207,17 +207,16 @@ def exact_peak_mb(region: str) -> float:
 def sampled_ranks_ks(anchor_BD: Tensor, own_B: Tensor, bank_ND: Tensor) -> float:
     """Largest distance between the distributions of exact ranks that the sampled ring and the exact ring take."""
     order_BN = (anchor_BD @ bank_ND.T).scatter(1, own_B[:, None], -2.0).argsort(dim=1, descending=True)
-    rank_BN = torch.empty_like(order_BN).scatter_(1, order_BN, torch.arange(len(bank_ND)).expand_as(order_BN))
-    candidate_M = torch.from_numpy(candidates(len(bank_ND), CANDIDATES, seed=0, step=0))
+    every = torch.arange(len(bank_ND))
+    rank_BN = torch.empty_like(order_BN).scatter_(1, order_BN, every.expand_as(order_BN))
+    offers = torch.from_numpy(candidates(len(bank_ND), CANDIDATES, seed=0, step=0)), every
     taken = [
         select(window(RING, len(rows), limit=TERMS - 1), anchor_BD, own_B, Offered(bank_ND[rows], rows), temperature=1.0)
-        for rows in (candidate_M, torch.arange(len(bank_ND)))
+        for rows in offers
     ]
     ranks = [
-        rank_BN.gather(1, rows[part.index_NK])[part.keep_NK].sort().values
-        for part, rows in zip(taken, (candidate_M, torch.arange(len(bank_ND))), strict=True)
+        rank_BN.gather(1, rows[part.index_NK])[part.keep_NK].sort().values for part, rows in zip(taken, offers, strict=True)
     ]
-    every = torch.arange(len(bank_ND))
     below = [torch.searchsorted(found, every, right=True) / len(found) for found in ranks]
     return (below[0] - below[1]).abs().max().item()
 

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from viewmill.benchmarks import objective
+from viewmill.commands import Bench
+from viewmill.journal.folder import Refused
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -75,3 +79,30 @@ def test_bench_refuses_raw_pixels_by_name(tmp_path, photos):
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     assert "holds raw pixels" in done.stderr
+
+
+def test_bench_objective_prints_a_json_line_a_contender_and_the_ratios_that_are_asked(monkeypatch, capsys):
+    sizes = {
+        "SMALL": 4_000,
+        "LARGE": 9_000,
+        "ANCHORS": 16,
+        "TERMS": 64,
+        "CANDIDATES": 700,
+        "SORTED_ANCHORS": 4,
+        "CLUSTERS": 20,
+    }
+    for name, size in sizes.items():
+        monkeypatch.setattr(objective, name, size)
+    assert objective.bench(Bench("objective", repeats=2)) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    names = [line["contender"] for line in lines if "contender" in line]
+    assert "sampled ring, 1,281,167 rows" in names
+    assert all(line["lowest"] <= line["ms"] <= line["highest"] for line in lines if "contender" in line)
+    shown = dict((name, value) for name, value, _ in lines[-1]["ratios"])
+    assert set(lines[-1]["extra_mb"]) == set(objective.EXACT)
+    assert float(shown["KS distance of sampled to exact ranks"]) < 0.2
+
+
+def test_bench_objective_takes_no_file(tmp_path):
+    with pytest.raises(Refused, match="made-up embeddings"):
+        objective.bench(Bench("objective", data=tmp_path / "x.beton"))

@@ -383,7 +383,7 @@ def train(model, optimiser, steps):
     for step in steps:
         optimiser.zero_grad(set_to_none=True)
         image = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(step))
-        embedding = model(image).embedding_ND
+        embedding = model(seen(image, 6)).embedding_VBD[0]
         (embedding @ embedding.T)[0].sum().backward()
         optimiser.step()
 

@@ -251,7 +251,7 @@ REFUSED = {
             t / "r",
             *TINY,
             "--set",
-            "region.inner=0.001",
+            "region.inner=0",
             "region.outer=0.002",
         ],
         "is empty",
