@@ -51,6 +51,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from .answers import doctor, evaluate, methods
 from .commands import (
     Bench,
     Command,
@@ -68,15 +69,14 @@ from .datasets import convert, inspect, open_images, refusing, split, subset
 from .journal.clock import Clock
 from .journal.dashboard import Progressed, bound_line, dashboard, duration, say, table
 from .journal.folder import Refused, locked, settle_config, write_json
-from .journal.log import Log, versions
+from .journal.log import Log
 from .journal.signals import deferred
 from .limits import FREE, method_of, peak_rate
 from .objectives.alarms import alarms
 from .objectives.method import Method
-from .objectives.methods import METHODS
 from .objectives.schedules import Moment
 from .pipeline.sources.opened import is_source
-from .settings import choices, method_named, summary, values
+from .settings import values
 from .views import colours_of, open_loader
 
 if TYPE_CHECKING:
@@ -321,62 +321,6 @@ def summarise(
         ("checkpoint", str(config.out / "checkpoints" / f"step-{step:08d}")),
     ]
     table(f"{config.method}: {'stopped early' if code else 'done'}", ("", ""), rows)
-
-
-def evaluate(config: Evaluate) -> int:
-    """Print the kNN accuracy of a run's encoder beside its floors."""
-    import torch
-
-    from .evaluation.features import extract_pairs
-    from .evaluation.report import class_task, knn_scores
-    from .learner import load_encoders
-
-    with refusing():
-        settings, trained, untrained, colours = load_encoders(config.run)
-        train_set, test_set = open_images(config.train), open_images(config.test)
-        task = class_task(train_set, test_set)
-        if config.k < 1 or config.temperature <= 0:
-            raise ValueError(f"--k must be at least 1 and --temperature above 0, got {config.k} and {config.temperature}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoders = {str(config.run): trained.to(device), "untrained encoder": untrained.to(device)}
-    pairs = extract_pairs(encoders, train_set, test_set, colours=colours, device=device)
-    scores = knn_scores(pairs, [task], size=settings["size"], k=config.k, temperature=config.temperature)[task.name]
-    if config.json:
-        results = {score.name: score.accuracy for score in scores}
-        print(json.dumps({"protocol": scores[0].protocol, "accuracy": results}))  # noqa: T201 (the answer itself)
-    else:
-        table(scores[0].protocol, ("encoder", "top-1"), [(score.name, f"{score.accuracy:.3f}") for score in scores])
-    return 0
-
-
-def methods(config: Methods) -> int:
-    """Print the table of methods, or the settings of one."""
-    if config.name:
-        with refusing():
-            method = method_named(config.name)
-        rows = [(name, str(value)) for name, value in values(method) if value is not None]
-        table(f"{config.name} ({method.source})", ("--set", "is"), rows)
-        table("what else can be set", ("--set", "to, or (is then)"), list(choices(method)))
-        return 0
-    rows = [(name, *summary(method)) for name, method in METHODS.items()]
-    table("methods", ("method", "views", "positive", "negatives", "memory", "loss", "source"), rows)
-    return 0
-
-
-def doctor(config: Doctor) -> int:
-    """Print engines, devices and versions; exit code 1 where no engine works."""
-    import torch
-
-    from .pipeline.engine import choose, survey
-    from .pipeline.threads import usable_cores
-
-    engines = survey()
-    rows = [(item.name, "works" if item.works else "does not work", item.stages or "", item.reason) for item in engines]
-    table("engines", ("engine", "here", "where its stages run", "what mends it"), rows)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: everything runs on the CPU"
-    facts = [("auto chooses", choose("auto")), ("device", device), ("usable cores", str(usable_cores()))]
-    table("this machine", ("", ""), [*facts, *versions().items()])
-    return 0 if any(item.works for item in engines) else 1
 
 
 def demo(config: Demo) -> int:

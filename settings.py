@@ -27,6 +27,7 @@ from .objectives.parts import (
 from .objectives.terms import BoundedGaussian, FixedGaussian, Momentum, VonMisesFisher
 
 FIXED = ("recipe", "learning_rate", "source", "network")  # two have flags of their own, two are what the method is
+CONTRASTED = ("region", "positives", "memory", "bound", "warm_start")  # what only a contrast has
 WITHIN = ("anchor", "key")  # of a pair: which views they are is what the method is
 KINDS: dict[str, dict[str, Any]] = {  # parts that may be put in another's place, by name: `--set region=ring`
     "region": {"everything": Everything(), "ring": Ring(), "nearest": Nearest(), "same-cluster": SameCluster()},
@@ -54,13 +55,20 @@ def values(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting of a method or of a part of it, by its dotted name."""
     if dataclasses.is_dataclass(part):
         for field in dataclasses.fields(part):
-            if field.name not in (WITHIN if prefix else FIXED):
+            if field.name not in _kept(part, prefix):
                 yield from values(getattr(part, field.name), f"{prefix}{field.name}.")
     elif isinstance(part, tuple):
         for place, item in enumerate(part):
             yield from values(item, f"{prefix}{place}.")
     else:
         yield prefix[:-1], part
+
+
+def _kept(part: Any, prefix: str) -> tuple[str, ...]:
+    """Fields that no setting changes: what a part is, and what has no effect on a method without a contrast."""
+    if prefix:
+        return WITHIN
+    return FIXED if part.contrast else (*FIXED, *CONTRASTED)
 
 
 def choices(method: Method) -> Iterator[tuple[str, str]]:
@@ -108,7 +116,7 @@ def _put(part: Any, tree: Tree, prefix: str, method: Method) -> Any:
     fields = {field.name for field in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else set()
     changes = {}
     for key, node in tree.items():
-        if key not in fields - set(WITHIN if prefix else FIXED):
+        if key not in fields - set(_kept(part, prefix)):
             _unknown(f"{prefix}{key}", method)
         changes[key] = _value(getattr(part, key), node, f"{prefix}{key}", method)
     return dataclasses.replace(part, **changes)
