@@ -128,7 +128,7 @@ def bench(config: Bench) -> int:
     critic_NM = some[0] @ large[2].T
     nothing = Offered(large[2], torch.arange(LARGE), in_place=True)
     ring = window(RING, LARGE, limit=TERMS - 1)
-    written, row = unit(WRITTEN, 4), torch.arange(WRITTEN) * 2501 + 7
+    written, row = unit(WRITTEN, 4), torch.arange(WRITTEN) * (LARGE // WRITTEN) + 7
     known = torch.ones(WRITTEN, dtype=torch.bool)
     contenders: dict[str, Callable[[], Any]] = {
         "sampled ring, 65,536 rows": sampled_once(*small, CANDIDATES, RING),
