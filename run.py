@@ -118,10 +118,9 @@ def train(config: Train) -> int:
             loader = open_loader(config, method, beton, accelerator)
             stack.enter_context(closing(loader))
             settings = describe(config, method, beton, loader)
-            if accelerator.is_main_process:
+            learner = build(settings, method, accelerator)._replace(label_N=labels_of(beton, accelerator))
+            if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
                 settle_config(config.out, settings)
-            learner = build(settings, method, accelerator)
-            learner = learner._replace(label_N=labels_of(beton, accelerator))
             step, passed_over = restore_(config.out, learner, accelerator)
         if accelerator.is_main_process:
             for fault in passed_over:
@@ -129,6 +128,9 @@ def train(config: Train) -> int:
         code = 1
         try:
             code = loop(config, method, loader, learner, accelerator, step=step, settings=settings)
+            # together: a process that ends while gloo's threads still serve the other one is aborted at times
+            accelerator.wait_for_everyone()
+            accelerator.end_training()
         finally:
             if accelerator.is_main_process:
                 write_json(config.out / "exit.json", {"code": code})
@@ -212,15 +214,16 @@ def loop(
             moment = Moment(step, steps, len(loader))
             if memory.refresh_(method, learner.memory, moment):
                 log("clusters", step=step)
+            listening = memory.listens(method, learner.memory, moment)
             step += 1
             saving = step % every == 0 or step == steps
-            observed = saving or step % config.log_every == 0 or step == first + 1 or memory.listens(learner.memory, step)
+            observed = saving or step % config.log_every == 0 or step == first + 1 or listening
             scalars = take_step(learner, method, batch, moment, accelerator, observe=observed)
             code = agreed(stop(), step, config, accelerator)
             saving = saving or code != 0
             if saving or observed:
                 values = observe(scalars, method, learner, moment, config, accelerator)
-                memory.hear_(method, learner.memory, values["loss"], step=step)
+                memory.hear_(method, learner.memory, values["loss"], moment)
                 now = clock.read(step, values, rate)
                 log("step", **(now._asdict() | values))
                 warn(values, config, log, told, step=step, visible=accelerator.is_main_process)

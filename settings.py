@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {  # parts that may be put in another's place
     "bound": {"info-nce": InfoNCE(), "nce": NCE(), "decoupled": Decoupled(), "hard-negatives": HardNegatives()},
     "head": {"none": None, "fixed": FixedGaussian(), "bounded": BoundedGaussian(), "von-mises-fisher": VonMisesFisher()},
 }
+IN_A_BANK = ("same-cluster", "clusters", "nce")
 ABSENT: dict[str, Any] = {
     "anneal": Anneal(),
     "head": FixedGaussian(),
@@ -73,9 +74,14 @@ def _kept(part: Any, prefix: str) -> tuple[str, ...]:
 
 def choices(method: Method) -> Iterator[tuple[str, str]]:
     """What else can be set of a method: parts that another can replace, and settings of parts that it does not have yet."""
+    bank = isinstance(method.memory, Bank)
     for name, kinds in KINDS.items():
-        if method.contrast or name == "head":
-            yield name, " or ".join(kinds)
+        if name == "head":
+            fitting = [] if method.network == "jigsaw" else list(kinds)
+        else:
+            fitting = [kind for kind in kinds if bank or kind not in IN_A_BANK] if method.contrast else []
+        if fitting:
+            yield name, " or ".join(fitting)
     if method.head is None and method.network != "jigsaw":
         yield from ((key, f"({value})") for key, value in values(ABSENT["head"], "head."))
     if isinstance(method.region, Ring) and method.region.anneal is None:
@@ -96,8 +102,10 @@ def changed(method: Method, assignments: Sequence[str]) -> Method:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set takes name=value, got {assignment!r}")
-        node = tree
-        for part in name.split("."):
+        node, parts = tree, name.split(".")
+        if "" in parts:
+            _unknown(name, method)
+        for part in parts:
             node = node.setdefault(part, {})
         node[TEXT] = text
     return _put(method, tree, "", method) if tree else method

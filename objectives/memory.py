@@ -76,8 +76,13 @@ def _check_region(method: Method, *, rows: int, batch: int) -> None:
     window(method.region, offered, limit=None)
     if isinstance(method.region, Ring) and method.region.anneal is not None:
         window(method.region, offered, limit=None, outer=method.region.anneal.start)
+        ring, narrowest = method.region, min(method.region.outer, method.region.anneal.start)
+        if ring.relative and (1 - ring.inner) * narrowest * offered <= 1:
+            raise ValueError(f"a ring within {ring.inner:g} of its outer edge can be empty of {offered} rows: lower it")
     if uses_clusters(method) and round(rows / _clusters(method).rows_per_cluster) < 2:
-        raise ValueError(f"{rows} rows make less than 2 clusters: lower positives.rows_per_cluster")
+        raise ValueError(
+            f"{rows} rows make less than 2 clusters of {_clusters(method).rows_per_cluster:g}: take more images"
+        )
 
 
 def _clusters(method: Method) -> Clusters:
@@ -86,21 +91,21 @@ def _clusters(method: Method) -> Clusters:
 
 def outer_edge(method: Method, memory: Memory, moment: Moment) -> float | None:
     """Where the ring's outer edge stands; None where it does not move."""
-    if not isinstance(method.region, Ring) or method.region.anneal is None:
+    if not isinstance(method.region, Ring) or method.region.anneal is None or method.at(moment) is not method:
         return None
     if "outer" in memory:
         return float(memory["outer"][0])
     return method.region.anneal.to(method.region.outer).at(moment)
 
 
-def listens(memory: Memory, step: int) -> bool:
-    """Whether an adaptive schedule is to hear the loss that comes out at `step`, on whatever steps a run logs."""
-    return "outer" in memory and step % HEARD_EVERY == 0
+def listens(method: Method, memory: Memory, moment: Moment) -> bool:
+    """Whether an adaptive schedule is to hear the loss of `moment`: every tenth step of its own, whatever a run logs."""
+    return "outer" in memory and (moment.step + 1) % HEARD_EVERY == 0 and method.at(moment) is method
 
 
-def hear_(method: Method, memory: Memory, loss: float, *, step: int) -> None:
+def hear_(method: Method, memory: Memory, loss: float, moment: Moment) -> None:
     """Tell an adaptive schedule the loss, the same on every rank, where it listens."""
-    if listens(memory, step) and isinstance(method.region, Ring) and method.region.anneal and math.isfinite(loss):
+    if listens(method, memory, moment) and isinstance(method.region, Ring) and method.region.anneal and math.isfinite(loss):
         adapt_(memory["outer"].numpy(), loss, method.region.anneal.to(method.region.outer))
 
 

@@ -103,7 +103,7 @@ class Method:
             not isinstance(self.bound, NCE) or (bank and isinstance(self.region, Everything)),
             "NCE's Z is a sum over all rows of a bank: give the method a bank, and everything as its region",
         )
-        yield self.warm_start >= 0, f"warm_start must be 0 or more epochs, got {self.warm_start}"
+        yield 0 <= self.warm_start < math.inf, f"warm_start must be 0 or more epochs, got {self.warm_start}"
         for term in self.terms:
             if isinstance(term, Superfluous):
                 heads = " or ".join(head.__name__ for head in HEADS[term.estimator])
@@ -123,6 +123,8 @@ class Method:
             self.target is None or isinstance(self.memory, Queue) or self.predicts,
             "nothing asks for a momentum encoder: only a queue and BYOL's term do",
         )
+        plain = isinstance(self.region, Everything) and isinstance(self.positives, Own)
+        yield self.warm_start == 0 or not plain, "a warm start is of everything and the own row, which is all there is here"
         yield self.head is None or self.network != "jigsaw", "a network with a jigsaw has no random head"
 
     @property

@@ -253,7 +253,7 @@ class HardNegatives:
     def __post_init__(self) -> None:
         _temperature(self.temperature)
         _check(0 <= self.positive_share < 1, f"positive_share must lie in [0, 1), got {self.positive_share}")
-        _check(self.concentration >= 0, f"concentration must be 0 or more, got {self.concentration}")
+        _check(0 <= self.concentration < 100, f"concentration must lie in [0, 100), got {self.concentration}")
 
 
 Bound = InfoNCE | NCE | Decoupled | HardNegatives

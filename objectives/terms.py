@@ -11,8 +11,8 @@ from .schedules import Schedule
 
 
 def _weights(*weights: float) -> None:
-    if not all(weight >= 0 for weight in weights):
-        raise ValueError(f"weights must be 0 or more, got {weights}")
+    if not all(0 <= weight < float("inf") for weight in weights):
+        raise ValueError(f"weights must be finite and 0 or more, got {weights}")
 
 
 def _positive(**numbers: float) -> None:

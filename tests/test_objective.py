@@ -650,14 +650,29 @@ def test_a_ring_whose_outer_edge_comes_in_has_fewer_negatives_each_time():
     assert terms == [198, 108, 19, 19]  # the own row, and those between the edges: of all, without the own one
 
 
+def test_a_ring_does_not_move_while_a_warm_start_lasts():
+    method = replace(SMALL["ring"], region=Ring(0.01, 0.1, anneal=Anneal("adaptive")), warm_start=10.0)
+    memory, early, late = memory_of(method), Moment(9, 200, 2), Moment(29, 200, 2)
+    assert memories.outer_edge(method, memory, early) is None
+    assert memories.outer_edge(method, memory, late) == 1
+    assert not memories.listens(method, memory, early)
+    assert memories.listens(method, memory, late)
+
+
+def test_a_relative_ring_that_could_be_empty_on_its_way_is_refused():
+    method = replace(SMALL["simclr-ring"], region=Ring(0.9, 0.25, relative=True, anneal=Anneal(start=0.6875)))
+    with pytest.raises(ValueError, match=r"can be empty of 16 rows|leaves none out"):
+        memories.start(method, rows=ROWS, batch=8, dimension=D, seed=0, device=CPU)
+
+
 def test_the_adaptive_edge_is_part_of_the_memory():
     method = replace(SMALL["ring"], region=Ring(0.01, 0.1, anneal=Anneal("adaptive")))
     memory = memory_of(method)
     assert memories.outer_edge(method, memory, NOW) == 1
     for step in range(1, 401):  # it listens every tenth step, whatever else is read
-        memories.hear_(method, memory, 5 - 0.01 * step, step=step)
+        memories.hear_(method, memory, 5 - 0.01 * step, Moment(step - 1, 1000, 2))
     assert memories.outer_edge(method, memory, NOW) == pytest.approx(0.97)
-    memories.hear_(SMALL["ring"], memory_of(SMALL["ring"]), 1.0, step=10)  # others do not listen
+    memories.hear_(SMALL["ring"], memory_of(SMALL["ring"]), 1.0, Moment(9, 1000, 2))  # others do not listen
 
 
 # Clusters
@@ -693,6 +708,10 @@ def test_clusters_are_found_at_the_start_of_the_epochs_that_follow_the_warm_star
         (lambda: replace(METHODS["pirl"], head=FixedGaussian()), "jigsaw"),
         (lambda: replace(METHODS["ir"], target=Momentum()), "nothing asks for a momentum encoder"),
         (lambda: replace(METHODS["vicreg"], region=Ring()), "change nothing"),
+        (lambda: replace(METHODS["ir"], warm_start=3.0), "all there is here"),
+        (lambda: replace(METHODS["la"], warm_start=math.inf), "warm_start"),
+        (lambda: Superfluous(first=math.inf), "weights"),
+        (lambda: HardNegatives(concentration=math.inf), "concentration"),
         (lambda: replace(METHODS["superinfo-simclr-ceb"], bound=InfoNCE(1e-7)), "temperature of 1e-6"),
         (lambda: Superfluous(warmup=Schedule("adaptive")), "warm-up"),
         (lambda: Superfluous(warmup=Schedule("linear", 0.0, -5.0)), "warm-up"),

@@ -330,6 +330,15 @@ def test_bad_input_is_refused_with_the_reason_and_exit_code_2(case, beton, tmp_p
     assert "Traceback" not in done.stderr
 
 
+def test_a_refusal_leaves_no_configuration_that_would_refuse_the_remedy(beton, tmp_path):
+    common = ("train", "simclr", "--data", beton, "--out", tmp_path / "run", *TINY, "--steps", 1)
+    done = viewmill(*common, "--set", "region=nearest", "region.count=64")
+    assert done.returncode == 2
+    assert "lower region.count" in done.stderr
+    done = viewmill(*common, "--set", "region=nearest", "region.count=20")
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_configuration_in_a_runs_folder_is_refused_naming_the_key(trained, beton):
     before = weights(trained)
     done = viewmill(

@@ -69,7 +69,8 @@ def test_what_can_be_set_besides_is_listed():
     listed = dict(choices(METHODS["ring"]))
     assert listed["region"] == "everything or ring or nearest or same-cluster"
     assert listed["region.anneal.kind"] == "(linear)"
-    assert "head.sigma" not in dict(choices(METHODS["pirl"]))
+    assert not {"head", "head.sigma"} & set(dict(choices(METHODS["pirl"])))
+    assert dict(choices(METHODS["simclr"]))["bound"] == "info-nce or decoupled or hard-negatives"
     assert list(dict(choices(METHODS["byol"]))) == ["head", "head.sigma"]
 
 
@@ -95,6 +96,8 @@ def test_what_can_be_set_besides_is_listed():
         ("bound=nce", "everything as its region"),
         ("positives.numerator=mean", "no setting 'positives.numerator'"),
         ("warm_start=nan", "warm_start must be 0 or more"),
+        ("region.=ring", "no setting 'region.'"),
+        ("region..outer=.1", "no setting 'region..outer'"),
         ("region.outer", "--set takes name=value, got 'region.outer'"),
         ("memory.negatives=1.5", "takes a value like 4095, got '1.5'"),
         ("memory.exact=maybe", "takes true or false, got 'maybe'"),
