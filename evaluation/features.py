@@ -48,9 +48,7 @@ class Pixels(nn.Module):
 def extract(
     encoder: nn.Module, beton: Beton, recipe: Recipe, *, device: torch.device, engine_name: str = "auto"
 ) -> Features:
-    """Features of every row by `encoder` in evaluation mode, in float32, as `weak` recipes show it; left in the mode it was
-    in.
-    """
+    """Features of every row by `encoder` in evaluation mode, in float32, as `recipe` shows it; its mode is put back."""
     training = encoder.training
     encoder.eval()
     parts = []

@@ -38,8 +38,7 @@ def alarms(values: Mapping[str, Any], *, step: int, most_rank: int) -> dict[str,
             f"{values['false_negatives']:.0%} of the negatives are images of the anchor's own class: a larger inner edge "
             "would leave more of them out"
         )
-    penalised = "superfluous_first" in values or "rate_first" in values
-    if penalised and values["bound"] < CHANCE:
+    if "superfluous_first" in values and values["bound"] < CHANCE:
         found["superinfo collapse"] = (
             f"the bound is {values['bound']:.3f} nats: the penalty on superfluous information has won before the views were "
             "told apart; lower its weight or lengthen its warm-up"

@@ -20,9 +20,7 @@ def _check(holds: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """The embedding of view `anchor` is drawn to the one that `key` names: that view's, or the bank that it is written
-    to.
-    """
+    """The embedding of view `anchor` is drawn to what `key` names: that view's embedding, or the bank it is written to."""
 
     anchor: int = 0
     key: int = 0
