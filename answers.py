@@ -16,10 +16,10 @@ def evaluate(config: Evaluate) -> int:
 
     from .evaluation.features import extract_pairs
     from .evaluation.report import class_task, knn_scores
-    from .learner import load_encoders
+    from .resume import load_encoders
 
     with refusing():
-        settings, trained, untrained, colours = load_encoders(config.run)
+        settings, trained, untrained, colours = load_encoders(config.run, ema=config.ema)
         train_set, test_set = open_images(config.train), open_images(config.test)
         task = class_task(train_set, test_set)
         if config.k < 1 or config.temperature <= 0:

@@ -128,34 +128,50 @@ class Train:
     """Row of the table of methods: `viewmill methods` lists them."""
     set: tuple[str, ...] = ()
     """Settings of the method, as region.outer=0.2: `viewmill methods NAME` lists its own."""
-    encoder: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
-    """Residual network of torchvision; up to 64 px with the small stem."""
+    encoder: str = "resnet18"
+    """resnet18, resnet34 or resnet50 (up to 64 px with the small stem), or timm:NAME for a model of timm."""
     width: int = 64
-    """Channels of the encoder's first stage; 64 is torchvision's."""
+    """Channels of a residual network's first stage; 64 is torchvision's."""
     hidden: int = 512
     """Width of the projector's hidden layer; 0 for a linear projector."""
     embedding: int = 128
     """Dimension of the embedding that the loss sees."""
+    init: Path | None = None
+    """Weights to begin with: a run, one of its checkpoints, or a .safetensors file (torchvision, timm, MoCo, SimCLR)."""
     size: int = 224
     """Side of a view in pixels."""
     batch: int = 256
-    """Images of a global batch, over all processes."""
+    """Images of a global batch, over all processes: what a loss sees at once."""
+    accumulate: int = 1
+    """Batches whose gradients make one update; what an epoch leaves over makes one of its own."""
     epochs: int = 100
     """Passes over the data."""
     steps: int = 0
-    """Steps in all, instead of epochs; 0 to go by epochs."""
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    """What turns gradients into steps."""
+    """Batches in all, instead of epochs; 0 to go by epochs."""
+    optimiser: Literal["sgd", "lars", "adamw"] = "sgd"
+    """What turns gradients into updates."""
     learning_rate: float | None = None
-    """Peak of the cosine schedule, at this batch size; by default the method's own for SGD, .002 for AdamW."""
+    """Peak of the schedule, at this batch size; by default the method's own (SGD), .3 batch / 256 (LARS), .002 (AdamW)."""
+    schedule: Literal["cosine", "linear", "constant", "step"] = "cosine"
+    """How the learning rate falls after the warm-up; step is to a tenth at 60 % and again at 80 %."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
     momentum: float = 0.9
-    """Momentum of SGD, first beta of AdamW."""
+    """Momentum of SGD and LARS, first beta of AdamW."""
     weight_decay: float = 5e-4
     """Weight decay, of matrices and filters only."""
+    clip: float = 0.0
+    """Largest norm of an update's gradients; 0 for no limit."""
+    ema: float = 0.0
+    """Momentum of a moving average of the weights, kept to be evaluated; 0 for none."""
+    batch_norm: Literal["local", "synchronised", "shuffled"] = "local"
+    """Whose images batch norm averages over: each process's own, all (on GPUs), or shuffled ones in the momentum encoder."""
     precision: Literal["no", "bf16", "fp16"] = "bf16"
-    """Mixed precision; "no" is float32, fp16 needs a GPU."""
+    """Mixed precision; "no" is float32. fp16 is for GPUs: a CPU takes ten times as long as with bf16."""
+    compile: bool = False
+    """Compile the encoder (torch.compile): a minute at the start."""
+    recompute: bool = False
+    """Compute activations again in the backward pass, for less memory: a third more time, the same weights."""
     recipe: str = ""
     """What the views are: a recipe's name or a .toml file; by default the method's own."""
     engine: Literal["auto", "ffcv", "dali-cpu", "dali-gpu", "torch"] = "auto"
@@ -168,8 +184,20 @@ class Train:
     """Seed of weights, order, views and negatives."""
     checkpoint_every: int = 0
     """Steps between checkpoints; 0 for every epoch, at most 1,000."""
+    keep: int = 2
+    """How many of the newest checkpoints stay."""
+    keep_every: int = 0
+    """Checkpoints of every so many steps stay for good; 0 for none."""
     log_every: int = 10
     """Steps between records of the log."""
+    online: bool = True
+    """Where the data has classes, log what a linear probe and nearest neighbours make of the features of each batch."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Send records and pictures to these trackers too; their files lie in RUN/track."""
+    max_masked: int = 20
+    """How many updates in a row may be left out because something was not finite, before the run stops."""
+    timeout: int = 600
+    """Seconds that processes wait for one another, before the run stops and names who is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +222,8 @@ class Evaluate:
     """Neighbours that vote."""
     temperature: float = 0.1
     """Temperature of their votes."""
+    ema: bool = False
+    """The moving average of the weights, instead of the weights themselves."""
     json: bool = False
     """Print one JSON object instead of the table."""
 

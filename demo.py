@@ -17,7 +17,6 @@ from .evaluation.features import RAW_PIXELS, Pair, extract_pairs
 from .evaluation.report import Score, Task, class_task, column_task, knn_scores
 from .journal.dashboard import counting, duration, say, table
 from .journal.folder import Refused
-from .learner import load_encoders
 from .pipeline import factors
 from .pipeline.beton import Beton, open_beton
 from .pipeline.convert import convert
@@ -26,6 +25,7 @@ from .pipeline.manifest import read_columns, sidecars
 from .pipeline.picture import mosaic, originals, view_grid
 from .pipeline.recipe import simclr
 from .pipeline.threads import usable_cores
+from .resume import load_encoders
 
 TRAIN_IMAGES, TEST_IMAGES, SIZE, NEIGHBOURS = 4000, 1000, 24, 20
 SCALE = 3  # pixels of a picture for one of a view

@@ -1,6 +1,9 @@
-"""What learns: network, momentum encoder, optimiser and memory, built from a configuration, saved and restored whole."""
+"""What learns: network, momentum encoder, optimiser and memory, built from a configuration; its forward pass, its update."""
 
+import contextlib
 import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,13 +11,16 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from .journal.folder import read_config
-from .journal.log import versions
-from .models import checkpoint
+from .evaluation import online
+from .models import update, weights
+from .models.encoders import check_batch_norm
+from .models.foreign import check_size
 from .models.heads import Outputs
-from .models.momentum import follow_, follower, momentum_at
-from .models.network import Architecture, Batch, Network
+from .models.momentum import average_, averaged, follow_, follower, momentum_at
+from .models.network import Architecture, Batch, Network, compiled_
 from .models.optimise import OPTIMISERS
+from .models.update import Verdict
+from .objectives import gather
 from .objectives import memory as memories
 from .objectives.memory import Memory
 from .objectives.method import Method
@@ -22,7 +28,6 @@ from .objectives.schedules import Moment
 from .objectives.terms import BoundedGaussian, FixedGaussian, VonMisesFisher
 from .pipeline.beton import Beton
 from .pipeline.loader import ViewBatch
-from .pipeline.recipe import View
 
 Settings = dict[str, Any]  # a run's config.json
 
@@ -34,13 +39,25 @@ class Learner(NamedTuple):
 
     model: nn.Module
     target: Network | None
+    average: Network | None
+    """The moving average of the weights, where one was asked for."""
     optimiser: torch.optim.Optimizer
     memory: Memory
-    label_N: torch.Tensor | None = None
-    """Classes of the images, where all have one: logged beside the negatives, never trained on."""
+    guard: update.Guard
+    statistics: update.Statistics
+    watcher: dict[str, torch.Tensor]
+    """State of the online probe; empty where there is none."""
+    settings: Settings
+    label_N: torch.Tensor | None
+    """Classes of the images, where they have some: logged beside the negatives, never trained on."""
+
+    @property
+    def network(self) -> Network:
+        """The network itself, without what accelerate has put around it."""
+        return getattr(self.model, "module", self.model)  # pyright: ignore[reportReturnType]
 
 
-def architecture(settings: Settings, method: Method) -> Architecture:
+def architecture(settings: Settings, method: Method, *, recompute: bool = False) -> Architecture:
     """The network that a method asks for, in the sizes of a configuration."""
     return Architecture(
         encoder=settings["encoder"],
@@ -55,40 +72,116 @@ def architecture(settings: Settings, method: Method) -> Architecture:
         decode_other=method.decodes_other,
         decode_own=method.decodes_own,
         seed=settings["seed"],
+        batch_norm=settings["batch_norm"],
+        recompute=recompute,
     )
 
 
-def build(settings: Settings, method: Method, accelerator: Accelerator) -> Learner:
-    """Network, momentum encoder, optimiser and memory at step 0: a function of the configuration and its seed."""
-    made = network(settings)
+class Built(NamedTuple):
+    """A learner as its seed makes it, and which weights it was given instead, in words; "" for none."""
+
+    learner: Learner
+    given: str
+
+
+def build(
+    settings: Settings,
+    method: Method,
+    beton: Beton,
+    accelerator: Accelerator,
+    *,
+    sides: Iterable[int] = (),
+    init: Path | None = None,
+    recompute: bool = False,
+    compiled: bool = False,
+) -> Built:
+    """Everything that learns, as its seed makes it, but for weights read from `init`; `sides` are those of all its views.
+
+    Raises ValueError where something does not fit: sizes, weights, kinds of batch norm.
+    """
+    check_batch_norm(settings["batch_norm"], accelerator.device.type)
+    made, given = network(settings, recompute=recompute), ""
+    for side in set(sides) - {settings["size"]}:
+        for half in getattr(made.encoder, "halves", [made.encoder]):
+            check_size(half, side)
+    if init is not None:
+        read = weights.initialise_(made, init)
+        left = f"; at random: {', '.join(sorted({name.split('.')[0] for name in read.left}))}" if read.left else ""
+        given = f"{read.loaded} tensors of {read.source}{left}"
     target = None if method.target is None else follower(made).to(accelerator.device)
+    average = averaged(made).to(accelerator.device) if settings["ema"] else None
+    for part in (made, target) if compiled else ():
+        if part is not None:
+            compiled_(part, accelerator.device)
     make = OPTIMISERS[settings["optimiser"]]
+    model = accelerator.prepare(made)
+    # not prepared by accelerate, whose wrapper asks the host after each update whether the scaler has left it out
     optimiser = make(made, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
-    model, optimiser = accelerator.prepare(made, optimiser)
     sizes = {"rows": settings["rows"], "batch": settings["batch"], "dimension": settings["embedding"]}
-    memory = memories.start(method, **sizes, seed=settings["seed"], device=accelerator.device)
-    return Learner(model, target, optimiser, memory)
+    learner = Learner(
+        model,
+        target,
+        average,
+        optimiser,
+        memory=memories.start(method, **sizes, seed=settings["seed"], device=accelerator.device),
+        guard=update.start(scaled=settings["precision"] == "fp16", device=accelerator.device),
+        statistics=update.Statistics((made, target)),
+        watcher=_watcher(settings, made, beton, accelerator.device),
+        settings=settings,
+        label_N=_labels_of(beton, accelerator.device),
+    )
+    return Built(learner, given)
 
 
-def network(settings: Settings) -> Network:
+def network(settings: Settings, *, recompute: bool = False) -> Network:
     """The network that a configuration describes, with the weights of its seed."""
     torch.manual_seed(settings["seed"])
     made_of = dict(settings["architecture"])
     if made_of["head"] is not None:  # JSON knows no tuples
         made_of["head"] = (made_of["head"][0], tuple(made_of["head"][1]))
-    return Network(Architecture(**made_of))
+    return Network(Architecture(**made_of, recompute=recompute))
+
+
+def _labels_of(beton: Beton, device: torch.device) -> torch.Tensor | None:
+    """The classes of all rows, on the device; None where there are none."""
+    if beton.label_N.max() < 0:
+        return None
+    return torch.from_numpy(beton.label_N.astype("int64")).to(device)
+
+
+def _watcher(settings: Settings, made: Network, beton: Beton, device: torch.device) -> dict[str, torch.Tensor]:
+    """What watches the features; nothing where there are fewer than two classes to tell apart."""
+    classes = int(beton.label_N.max()) + 1
+    return online.start(made.features, classes, device=device) if settings["online"] and classes > 1 else {}
+
+
+def seed_step(settings: Settings, moment: Moment) -> None:
+    """Make torch's own random numbers (drop path, dropout) a function of seed, step and rank: no state to save."""
+    key = f"{settings['seed']} {moment.step} {gather.rank()}"
+    torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1)
 
 
 def forward(learner: Learner, method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator) -> Outputs:
     """The outputs of a batch: by the network that learns, and by the momentum encoder of the views that are keys."""
-    online = _views(batch, range(method.online_views), method)
-    outputs = learner.model(Batch(online, batch.row_B, moment.step))
-    if learner.target is None:
-        return outputs
-    with torch.no_grad(), accelerator.autocast():
-        shown = _views(batch, method.target_views, method)
-        seen = Batch(shown, batch.row_B, moment.step, method.target_views)
-        return outputs._replace(target_VBD=learner.target(seen).embedding_VBD)
+    with _autocast(accelerator):
+        seen = Batch(_views(batch, range(method.online_views), method), batch.row_B, moment.step)
+        outputs = learner.model(seen)
+        if learner.target is not None:
+            shown = Batch(_views(batch, method.target_views, method), batch.row_B, moment.step, method.target_views)
+            with torch.no_grad():
+                if learner.settings["batch_norm"] == "shuffled":
+                    keys_VBD = _shuffled(learner.target, shown, seed=learner.settings["seed"])
+                else:
+                    keys_VBD = learner.target(shown).embedding_VBD
+            outputs = outputs._replace(target_VBD=keys_VBD)
+    return outputs
+
+
+def _autocast(accelerator: Accelerator) -> contextlib.AbstractContextManager[None]:
+    """accelerate's own, but for fp16 on a CPU, where it has none."""
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        return torch.autocast("cpu", torch.float16)
+    return accelerator.autocast()
 
 
 def _views(batch: ViewBatch, which: range | tuple[int, ...], method: Method) -> tuple[torch.Tensor, ...]:
@@ -99,98 +192,54 @@ def _views(batch: ViewBatch, which: range | tuple[int, ...], method: Method) -> 
     return (torch.cat([views[index] for index in which]) if len(which) > 1 else views[which[0]],)
 
 
-def follow(learner: Learner, method: Method, moment: Moment, accelerator: Accelerator) -> None:
-    """Let the momentum encoder follow a step of the other."""
-    if learner.target is not None and method.target is not None:
-        setting = {"value": method.target.value, "rising": method.target.rising}
-        momentum = momentum_at(moment.step, steps=moment.steps, **setting)
-        follow_(learner.target, accelerator.unwrap_model(learner.model), momentum=momentum)
+def _shuffled(target: Network, batch: Batch, *, seed: int) -> torch.Tensor:
+    """[V, B, D]: keys of a batch, each process having encoded images of all of them (arXiv 1911.05722, section 3.3).
 
-
-def labels_of(beton: Beton, accelerator: Accelerator) -> torch.Tensor | None:
-    """The classes of all rows, on the device; None where there are none."""
-    if beton.label_N.max() < 0:
-        return None
-    return torch.from_numpy(beton.label_N.astype("int64")).to(accelerator.device)
-
-
-class Restored(NamedTuple):
-    """Where a run stands, and which newer checkpoints did not verify and why."""
-
-    step: int
-    passed_over: list[str]
-
-
-def restore_(run: Path, learner: Learner, accelerator: Accelerator) -> Restored:
-    """Put the newest checkpoint that verifies into `learner`; step 0 where there is none.
-
-    Raises InvalidCheckpoint where there are some and none verifies, or where one is of another model.
+    Otherwise batch norm tells query and key by the statistics that they share, and the loss falls without learning.
     """
-    found = checkpoint.newest(run / "checkpoints")
-    if found is None:
-        return Restored(0, [])
-    parts, facts = found.checkpoint
-    memory = {name: parts.get(_bank_file(name), {}).get("rows") for name in learner.memory}
-    missing = [name for name, tensor in memory.items() if tensor is None]
-    wanted = {"model", "optimiser", "rng"} | ({"target"} if learner.target is not None else set())
-    if missing or not wanted <= set(parts):
-        raise checkpoint.InvalidCheckpoint(f"{found.path} lacks {', '.join([*missing, *sorted(wanted - set(parts))])}")
-    accelerator.unwrap_model(learner.model).load_state_dict(parts["model"])
-    if learner.target is not None:
-        learner.target.load_state_dict(parts["target"])
-    checkpoint.load_optimiser_(learner.optimiser, parts["optimiser"])
-    for name, tensor in learner.memory.items():
-        tensor.copy_(memory[name])
-    if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(facts["scaler"])
-    torch.set_rng_state(parts["rng"]["torch"])
-    return Restored(facts["step"], found.passed_over)
+    images = len(batch.row_B)
+    order = torch.randperm(images * gather.world(), generator=torch.Generator().manual_seed(seed + batch.step))
+    order = order.to(batch.row_B.device)
+    own = slice(gather.rank() * images, (gather.rank() + 1) * images)
+    views = tuple(
+        gather.everyone(view.unflatten(0, (-1, images)))[:, order[own]]
+        .flatten(0, 1)
+        .contiguous(memory_format=torch.channels_last)
+        for view in batch.views
+    )
+    row_B = gather.gather(batch.row_B).flatten()[order[own]]
+    encoded_VBD = target(batch._replace(views=views, row_B=row_B)).embedding_VBD
+    return gather.everyone(encoded_VBD)[:, order.argsort()[own]]
 
 
-def save(run: Path, learner: Learner, accelerator: Accelerator, *, step: int, settings: Settings) -> None:
-    """Write a checkpoint of `learner` under `run`; one process of a run calls this."""
-    parts = {
-        "model": accelerator.unwrap_model(learner.model).state_dict(),
-        **({"target": learner.target.state_dict()} if learner.target is not None else {}),
-        "optimiser": checkpoint.optimiser_tensors(learner.optimiser),
-        "rng": {"torch": torch.get_rng_state()},
-        **{_bank_file(name): {"rows": tensor} for name, tensor in learner.memory.items()},
-    }
-    facts = {
-        "step": step,
-        "world_size": accelerator.num_processes,
-        "global_batch": settings["batch"],
-        "data_fingerprint": settings["data_fingerprint"],
-        "memory_rows": {name: [0, len(tensor)] for name, tensor in learner.memory.items() if tensor.ndim},
-        "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-        "config": settings,
-        "versions": versions(),
-    }
-    checkpoint.write(run / "checkpoints", step, parts, facts)
+def advance_(learner: Learner, method: Method, moment: Moment, *, tell: Sequence[torch.Tensor]) -> Verdict:
+    """Update the weights, and let the momentum encoder and the average follow."""
+    settings = learner.settings
+    verdict = update.update_(
+        learner.optimiser,
+        learner.guard,
+        clip=settings["clip"],
+        scaled=settings["precision"] == "fp16",
+        rank=gather.rank(),
+        tell=tell,
+        most=gather.most,
+    )
+    if learner.target is not None and method.target is not None:
+        momentum = momentum_at(moment.step, steps=moment.steps, value=method.target.value, rising=method.target.rising)
+        follow_(learner.target, learner.network, momentum=momentum, sound=verdict.sound)
+    if learner.average is not None:
+        done = moment.step // settings["accumulate"]
+        average_(learner.average, learner.network, update=done, momentum=settings["ema"], sound=verdict.sound)
+    return verdict
 
 
-def _bank_file(name: str) -> str:
-    """Part 0 of 1: later versions may spread a large bank over several files."""
-    return f"{name}-00000-of-00001"
-
-
-class Encoders(NamedTuple):
-    """A run's configuration, its trained encoder, the same encoder as it was before training, and what it is shown."""
-
-    settings: Settings
-    trained: nn.Module
-    untrained: nn.Module
-    colours: View
-
-
-def load_encoders(run: Path) -> Encoders:
-    """The encoders of the run in folder `run`; raises ValueError where it has no checkpoint that verifies."""
-    settings = read_config(run)
-    found = checkpoint.newest(run / "checkpoints")
-    if found is None:
-        raise ValueError(f"{run} holds no checkpoint yet: train it first")
-    trained, untrained = network(settings), network(settings)
-    trained.load_state_dict(found.checkpoint.parts["model"])
-    colours = settings["colours"]
-    shown = View(size=settings["size"], space=colours["space"], mean=tuple(colours["mean"]), std=tuple(colours["std"]))
-    return Encoders(settings, trained.encoder, untrained.encoder, shown)
+@torch.no_grad()
+def watch_(
+    learner: Learner, outputs: Outputs, batch: ViewBatch, moment: Moment, *, observe: bool
+) -> dict[str, torch.Tensor]:
+    """Let the online probe see the first view's features; what it makes of them where it is to `observe`."""
+    if not learner.watcher:
+        return {}
+    feature_BF = gather.everyone(outputs.mean_VBF[:1].detach())[0]
+    row_B, label_B, valid_B = (gather.gather(part).flatten() for part in (batch.row_B, batch.label_B, batch.valid_B))
+    return online.watch_(learner.watcher, feature_BF, label_B, valid_B, row_B, step=moment.step, observe=observe)

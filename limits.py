@@ -1,12 +1,17 @@
 """What a training may be set to: limits of its flags, and the method that they make. No torch here."""
 
+import difflib
+
 from .commands import Train
 from .objectives.method import Method
 from .settings import changed, method_named
 
 # What may change between two starts of one run without making it another run. The data is checked by its fingerprint, the
 # engine, the placement and the recipe by what they came to be.
-FREE = ("set", "data", "out", "threads", "checkpoint_every", "log_every", "engine", "placement", "recipe")
+FREE = ("set", "data", "out", "init", "threads", "engine", "placement", "recipe", "compile", "recompute")
+FREE = (*FREE, "checkpoint_every", "keep", "keep_every", "log_every", "track", "max_masked", "timeout")
+
+ENCODERS = ("resnet18", "resnet34", "resnet50")
 
 INFINITY = float("inf")
 LIMITS = {
@@ -15,15 +20,22 @@ LIMITS = {
     "embedding": (2, 65536),
     "size": (8, 4096),
     "batch": (2, INFINITY),
+    "accumulate": (1, INFINITY),
     "epochs": (0, 2**32 - 1),
     "steps": (0, INFINITY),
     "warmup": (0, 1),
     "momentum": (0, 1),
     "weight_decay": (0, INFINITY),
+    "clip": (0, INFINITY),
+    "ema": (0, 1 - 1e-9),
     "threads": (0, 1024),
     "seed": (0, 2**63 - 1),
     "checkpoint_every": (0, INFINITY),
+    "keep": (2, INFINITY),
+    "keep_every": (0, INFINITY),
     "log_every": (1, INFINITY),
+    "max_masked": (1, INFINITY),
+    "timeout": (1, 86_400),
 }
 
 
@@ -37,11 +49,24 @@ def method_of(config: Train) -> Method:
         raise ValueError(f"--learning-rate must be 0 or more, got {config.learning_rate}")
     if config.epochs < 1 and not config.steps:
         raise ValueError("--epochs must be at least 1, or --steps be given")
-    return changed(method_named(config.method), config.set)
+    if config.encoder not in ENCODERS and not config.encoder.startswith("timm:"):
+        nearest = difflib.get_close_matches(config.encoder, ENCODERS, n=1)
+        advice = f"did you mean {nearest[0]}?" if nearest else f"use {', '.join(ENCODERS)} or timm:NAME"
+        raise ValueError(f"no encoder is called {config.encoder!r}: {advice}")
+    method = changed(method_named(config.method), config.set)
+    if config.batch_norm == "shuffled" and method.target is None:
+        raise ValueError(f"--batch-norm shuffled is for momentum encoders, and {config.method} has none: use local")
+    return method
 
 
 def peak_rate(config: Train, method: Method) -> float:
     """The peak of the learning rate: what was asked for, or what suits the optimiser and the method."""
     if config.learning_rate is not None:
         return config.learning_rate
-    return method.learning_rate if config.optimiser == "sgd" else 0.002
+    match config.optimiser:
+        case "sgd":
+            return method.learning_rate
+        case "lars":
+            return 0.3 * config.batch / 256  # arXiv 2002.05709, section 2.2
+        case "adamw":
+            return 0.002

@@ -42,11 +42,12 @@ if not __package__:
 
 import dataclasses
 import json
-import math
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing, nullcontext
+from datetime import timedelta
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -67,74 +68,134 @@ from .commands import (
 )
 from .datasets import convert, inspect, open_images, refusing, split, subset
 from .journal.clock import Clock
-from .journal.dashboard import Progressed, bound_line, dashboard, duration, say, table
-from .journal.folder import Refused, locked, settle_config, write_json
-from .journal.log import Log
-from .journal.signals import deferred
-from .limits import FREE, method_of, peak_rate
-from .objectives.alarms import alarms
+from .journal.dashboard import say
+from .journal.folder import Refused, locked, recorded, settle_config, write_json
+from .journal.signals import deferred, end_with_launcher
+from .limits import FREE, method_of
 from .objectives.method import Method
 from .objectives.schedules import Moment
 from .pipeline.sources.opened import is_source
 from .settings import values
+from .telling import Job, Report, Taken, exit_facts, observed, plan, reporting
 from .views import colours_of, open_loader
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import Accelerator
 
     from .learner import Learner, Settings
+    from .models.update import Part
+    from .models.writer import Writer
     from .pipeline.beton import Beton
     from .pipeline.loader import BetonLoader, ViewBatch
+
+
+class Failed(RuntimeError):
+    """A run that cannot go on, for a reason that needs no trace; the message names step, cause and remedy. Exit code 1."""
 
 
 def train(config: Train) -> int:
     """Train, or continue; returns the exit code, which also stands in RUN/exit.json."""
     with refusing():
         method = method_of(config)
+        if config.track:
+            from .tracking import installed
+
+            installed(config.track)
         # a bad file is refused before torch loads
         beton = None if is_source(config.data) else open_images(config.data)
         if beton is not None:
             from .pipeline.order import steps_per_epoch
 
             steps_per_epoch(len(beton), config.batch)
+    with deferred() as asked:
+        end_with_launcher()
+        return _train(config, method, beton, asked)
 
-    import torch
+
+def _train(config: Train, method: Method, beton: Beton | None, asked: Callable[[], int]) -> int:
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
-    from .learner import build, labels_of, restore_
+    from .objectives import gather
 
+    with refusing():
+        waits = InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout))
+        accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[waits])
+    ending = exit_facts(1, step=0, steps=0, reason="it failed before its first step")
     with ExitStack() as stack:
-        with refusing():
-            if config.precision == "fp16" and not torch.cuda.is_available():
-                raise ValueError("fp16 needs a GPU (its gradients are scaled there): use --precision bf16")
-            accelerator = Accelerator(mixed_precision=config.precision)
-            if accelerator.is_main_process:
-                stack.enter_context(locked(config.out))
-        if beton is None:
-            with accelerator.main_process_first():
-                beton = open_images(config.data)
-        with refusing():
-            loader = open_loader(config, method, beton, accelerator)
-            stack.enter_context(closing(loader))
-            settings = describe(config, method, beton, loader)
-            learner = build(settings, method, accelerator)._replace(label_N=labels_of(beton, accelerator))
-            if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
-                settle_config(config.out, settings)
-            step, passed_over = restore_(config.out, learner, accelerator)
         if accelerator.is_main_process:
-            for fault in passed_over:
-                say(f"passed over: {fault}")
-        code = 1
+            with refusing():
+                stack.enter_context(locked(config.out))
+            (config.out / "exit.json").unlink(missing_ok=True)  # of an earlier start: a scheduler must not read it again
         try:
-            code = loop(config, method, loader, learner, accelerator, step=step, settings=settings)
+            if beton is None:
+                with gather.main_first("converted"):
+                    beton = open_images(config.data)
+            with refusing():
+                job = prepare(config, method, beton, accelerator, stack)
+            ending |= {"step": job.first, "steps": job.steps, "reason": "it failed"}
+            ending |= loop(job, asked)
             # together: a process that ends while gloo's threads still serve the other one is aborted at times
             accelerator.wait_for_everyone()
             accelerator.end_training()
+        except Refused as error:
+            ending |= {"code": 2, "reason": str(error)}
+            raise
+        except Failed as error:
+            ending["reason"] = str(error)
+            say(f"viewmill: {error}")
+        except BaseException as error:
+            ending["reason"] = f"{type(error).__name__}: {error}"
+            if (ranks := gather.lost(error)) is None:
+                raise
+            names = ", ".join(map(str, ranks)) or "none that is missing now"
+            ending["reason"] = (
+                f"process {names} no longer answers ({error}); checkpoints are intact: start it again to continue"
+            )
+            say(f"viewmill: {ending['reason']}")
         finally:
             if accelerator.is_main_process:
-                write_json(config.out / "exit.json", {"code": code})
-        return code
+                write_json(config.out / "exit.json", ending)
+    return ending["code"]
+
+
+def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerator, stack: ExitStack) -> Job:
+    """Loader and learner of a run, continued where it stands; raises ValueError for what does not fit."""
+    from .learner import build
+    from .models.weights import fingerprint
+    from .models.writer import check_room
+    from .resume import parts_of, restore_
+
+    loader = stack.enter_context(closing(open_loader(config, method, beton, accelerator)))
+    settings = describe(config, method, beton, loader)
+    begun = recorded(config.out).get("init")
+    settings["init"] = begun or (None if config.init is None else fingerprint(config.init))
+    learner, given = build(
+        settings,
+        method,
+        beton,
+        accelerator,
+        sides=[view.size for view in loader.recipe.views],
+        init=None if begun else config.init,
+        recompute=config.recompute,
+        compiled=config.compile,
+    )
+    if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
+        settle_config(config.out, settings)
+    accelerator.wait_for_everyone()
+    step, passed_over = restore_(config.out, learner)
+    every = config.checkpoint_every or min(len(loader), 1000)
+    job = Job(config, method, settings, beton, loader, learner, accelerator, step, every)
+    if accelerator.is_main_process:
+        for fault in passed_over:
+            say(f"passed over: {fault}")
+        if step:
+            say(f"continuing {config.out} at step {step} of {settings['steps']}")
+        if step < settings["steps"]:
+            tight = check_room(config.out, parts_of(learner), keep=config.keep)
+            plan(job, given)
+            say(tight) if tight else None
+    return job
 
 
 def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -> Settings:
@@ -145,9 +206,10 @@ def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -
     steps = config.steps or config.epochs * len(loader)
     data = {"rows": len(beton), "data_fingerprint": beton.fingerprint}
     views = {"recipe": config.recipe and repr(loader.recipe), "engine": loader.engine_name, "placement": loader.placement}
+    network = dataclasses.asdict(architecture(own, method))
     made_of = {
         "objective": dict(values(method)),
-        "architecture": dataclasses.asdict(architecture(own, method)),
+        "architecture": {name: value for name, value in network.items() if name != "recompute"},
         "colours": colours_of(loader.recipe.views[0]),
     }
     described = {"format": 1, **own, **views, "steps": steps, **data, **made_of}
@@ -164,166 +226,129 @@ def batches(loader: BetonLoader, *, start: int, stop: int) -> Generator[ViewBatc
 
 
 def take_step(
-    learner: Learner, method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator, *, observe: bool
-) -> dict[str, torch.Tensor]:
-    """One step of training; returns scalars that still lie on the device, only the loss unless asked to `observe`."""
-    from .learner import follow, forward
-    from .objectives import memory, objective
-
-    outputs = forward(learner, method, batch, moment, accelerator)
-    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
-    loss, scalars, pending = objective.loss(method, outputs, learner.memory, images, moment, observe=observe)
-    accelerator.backward(loss)
-    learner.optimiser.step()
-    learner.optimiser.zero_grad(set_to_none=True)
-    follow(learner, method, moment, accelerator)
-    memory.write_(method, learner.memory, outputs, images, moment, pending)
-    return scalars
-
-
-def loop(
-    config: Train,
-    method: Method,
-    loader: BetonLoader,
     learner: Learner,
+    method: Method,
+    batch: ViewBatch,
+    moment: Moment,
     accelerator: Accelerator,
     *,
-    step: int,
-    settings: Settings,
-) -> int:
-    """Steps until the end or a signal; everything a person or a later start needs is on disk when it returns."""
-    from .learner import save
-    from .models.optimise import cosine, set_learning_rate_
-    from .objectives import memory
+    part: Part,
+    observe: bool,
+    asked: int = 0,
+) -> Taken:
+    """One batch of training; nothing of it waits for the device. Without `observe` the loss is the only scalar.
 
-    first, steps, code, now = step, settings["steps"], 0, None
-    told = set[str]()
-    peak = peak_rate(config, method)
-    every = config.checkpoint_every or min(len(loader), 1000)
-    title = f"{config.method} on {config.data.name}, {loader.engine_name} engine, {accelerator.device.type}"
-    learner.model.train()
-    with ExitStack() as stack:
-        stop = stack.enter_context(deferred())
-        log = stack.enter_context(open_log(config, accelerator, step=step, settings=settings))
-        show = stack.enter_context(dashboard(title, visible=accelerator.is_main_process))
-        source = stack.enter_context(closing(batches(loader, start=step, stop=steps)))
-        clock = Clock(config.batch, len(loader), steps, first=step)
-        for batch in clock.timed(source):
-            rate = cosine(step, steps=steps, warmup=round(config.warmup * steps), peak=peak)
-            set_learning_rate_(learner.optimiser, rate)
-            moment = Moment(step, steps, len(loader))
-            if memory.refresh_(method, learner.memory, moment):
-                log("clusters", step=step)
-            listening = memory.listens(method, learner.memory, moment)
-            step += 1
-            saving = step % every == 0 or step == steps
-            observed = saving or step % config.log_every == 0 or step == first + 1 or listening
-            scalars = take_step(learner, method, batch, moment, accelerator, observe=observed)
-            code = agreed(stop(), step, config, accelerator)
-            saving = saving or code != 0
-            if saving or observed:
-                values = observe(scalars, method, learner, moment, config, accelerator)
-                memory.hear_(method, learner.memory, values["loss"], moment)
-                now = clock.read(step, values, rate)
-                log("step", **(now._asdict() | values))
-                warn(values, config, log, told, step=step, visible=accelerator.is_main_process)
-                show(now)
-            if saving and accelerator.is_main_process:
-                save(config.out, learner, accelerator, step=step, settings=settings)
-            if code:
-                break
-        seconds = time.perf_counter() - clock.started
-        log("end", step=step, code=code, seconds=round(seconds, 3), unreadable=sorted(loader.unreadable))
-    if loader.unreadable:
-        shown = ", ".join(map(str, sorted(loader.unreadable)[:10]))
-        advice = f"`viewmill inspect {config.data} --deep` lists them all"
-        say(f"{len(loader.unreadable)} images could not be decoded and took no part (rows {shown}): {advice}")
-    if accelerator.is_main_process:
-        summarise(config, clock, now, code, step=step, first=first, seconds=seconds)
-    return code
-
-
-@contextmanager
-def open_log(config: Train, accelerator: Accelerator, *, step: int, settings: Settings) -> Iterator[Callable[..., None]]:
-    """Yields the function that writes a record; on other processes than the main one it writes nothing."""
-    if not accelerator.is_main_process:
-        yield lambda event, **facts: None
-        return
-    with Log(config.out / "log.jsonl", resumed_step=step) as log:
-        device = str(accelerator.device)
-        log.started(step=step, config=settings, data=str(config.data), processes=accelerator.num_processes, device=device)
-        if step:
-            say(f"continuing {config.out} at step {step} of {settings['steps']}")
-        yield log.write
-
-
-def observe(
-    scalars: dict[str, torch.Tensor],
-    method: Method,
-    learner: Learner,
-    moment: Moment,
-    config: Train,
-    accelerator: Accelerator,
-) -> dict[str, Any]:
-    """Read the step's scalars and histograms, the one place where the host waits for the device.
-
-    Raises RuntimeError for a loss that is not finite: no checkpoint of it is ever written.
+    `asked` is the exit code that this process has been asked for, of which an update's verdict tells every process.
     """
-    from .objectives.losses import derived
-    from .objectives.memory import outer_edge
-
-    values = {name: value.tolist() for name, value in accelerator.reduce(scalars, "mean").items()}
-    if not math.isfinite(values["loss"]):
-        rate = learner.optimiser.param_groups[0]["lr"]
-        raise RuntimeError(
-            f"the loss is {values['loss']} at step {moment.step + 1} (learning rate {rate:.4g}); the last checkpoint is "
-            "intact: start again with another --out and a lower --learning-rate"
-        )
-    edge = outer_edge(method, learner.memory, moment)
-    return values | derived(method, values, config.embedding) | ({} if edge is None else {"outer": edge})
-
-
-def warn(
-    values: dict[str, Any], config: Train, log: Callable[..., None], told: set[str], *, step: int, visible: bool
-) -> None:
-    """Say what looks wrong in a reading, each kind of fault once a start."""
-    for kind, text in alarms(values, step=step, most_rank=min(config.batch, config.embedding)).items():
-        if kind not in told and visible:
-            log("alarm", step=step, kind=kind, text=text)
-            say(f"step {step}: {text}")
-        told.add(kind)
-
-
-def agreed(code: int, step: int, config: Train, accelerator: Accelerator) -> int:
-    """The largest exit code that any process has been asked for; several processes ask each other every `log_every`."""
     import torch
 
-    if accelerator.num_processes == 1:
-        return code
-    if step % config.log_every:
+    from .learner import advance_, forward, seed_step, watch_
+    from .models.update import backward
+    from .objectives import memory, objective
+
+    seed_step(learner.settings, moment)
+    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
+    learner.statistics.keep()
+    with nullcontext() if part.last else accelerator.no_sync(learner.model):
+        outputs = forward(learner, method, batch, moment, accelerator)
+        loss, scalars, pending = objective.loss(method, outputs, learner.memory, images, moment, observe=observe)
+        backward(loss, learner.guard, part)
+    learner.statistics.mend_()
+    verdict = None
+    if part.last:
+        tell = (torch.full_like(loss.detach(), asked), batch.valid_B.any())
+        verdict = advance_(learner, method, moment, tell=tell)
+    memory.write_(method, learner.memory, outputs, images, moment, pending)
+    scalars |= watch_(learner, outputs, batch, moment, observe=observe)
+    return Taken(scalars, outputs.mean_VBF.detach(), verdict)
+
+
+def loop(job: Job, asked: Callable[[], int]) -> dict[str, Any]:
+    """Steps until the end or a signal; what a person or a later start needs is on disk when it returns how it ended."""
+    from .models.optimise import set_learning_rate_
+    from .models.update import Late, part_of
+    from .models.writer import Writer
+    from .objectives import memory
+    from .resume import facts_of, parts_of
+
+    config, method, learner, accelerator = job.config, job.method, job.learner, job.accelerator
+    step, code, rate, due, late = job.first, 0, 0.0, False, Late()
+    learner.model.train()
+    with ExitStack() as stack:
+        report = stack.enter_context(reporting(job))
+        writer = stack.enter_context(Writer(config.out / "checkpoints", keep=config.keep, keep_every=config.keep_every))
+        source = stack.enter_context(closing(batches(job.loader, start=step, stop=job.steps)))
+        clock = Clock(config.batch, len(job.loader), job.steps, first=step)
+        for batch in clock.timed(source):
+            moment = job.moment(step)
+            part = part_of(step, steps=job.steps, per_epoch=len(job.loader), accumulate=config.accumulate)
+            earlier, rate = rate, job.rate(step)
+            set_learning_rate_(learner.optimiser, rate)
+            if memory.refresh_(method, learner.memory, moment):
+                report.event("clusters", step=step)
+            step += 1
+            due = due or job.keeps(step)  # a checkpoint waits for the end of its update
+            observe = job.observes(step) or memory.listens(method, learner.memory, moment) or (due and part.last)
+            taken = take_step(learner, method, batch, moment, accelerator, part=part, observe=observe, asked=asked())
+            if taken.verdict is not None:
+                code = heed(late.bring(taken.verdict.numbers()), report, job, step=step - part.batches, rate=earlier)
+                code = code or (asked() if accelerator.num_processes == 1 else 0)
+            if observe or code:
+                numbers = observed(job, taken, moment)
+                memory.hear_(method, learner.memory, numbers["loss"], moment)
+                report.reading(numbers, clock, step=step, rate=rate, saved=writer.saved)
+            if part.last and (due or code):
+                due = False
+                if accelerator.is_main_process:
+                    writer.submit(step, parts_of(learner), facts_of(learner, accelerator, step=step))
+                    report.pictures(batch, taken, step=step)
+            report.faults(writer.take_faults(), step=step)
+            if code:
+                break
+        heed(late.rest(), report, job, step=step, rate=rate)
+        writer.wait()
+        return conclude(job, report, clock, writer, code, step=step)
+
+
+def conclude(job: Job, report: Report, clock: Clock, writer: Writer, code: int, *, step: int) -> dict[str, Any]:
+    """Say how a start of a run ended; raises Failed where its last checkpoint is not on the disk."""
+    from accelerate.utils import gather_object
+
+    seconds = time.perf_counter() - clock.started
+    unreadable = sorted(set().union(*gather_object([job.loader.unreadable])))
+    report.event("end", step=step, code=code, seconds=round(seconds, 3), unreadable=unreadable)
+    if job.accelerator.is_main_process:
+        faults = writer.take_faults()
+        report.faults(faults, step=step)
+        if step > job.first and (writer.saved is None or writer.saved.step != step):
+            raise Failed(f"the checkpoint of step {step} could not be written: {'; '.join(faults)}; start again to continue")
+        report.summarise(clock, writer.saved, unreadable, code, step=step, seconds=seconds)
+    reason = {0: "done", 75: "stopped early by a signal", 130: "interrupted"}[code]
+    return exit_facts(code, step=step, steps=job.steps, reason=reason)
+
+
+def heed(told: list[float] | None, report: Report, job: Job, *, step: int, rate: float) -> int:
+    """What the verdict of the update at `step` asks for: an exit code that any process was asked for, or 0.
+
+    The same on every process, since it is read from what they have told one another. Raises Failed where too many updates in
+    a row were left out, or where no process could read an image.
+    """
+    if told is None:
         return 0
-    codes: Any = accelerator.gather(torch.tensor([code], device=accelerator.device))
-    return int(codes.max())
-
-
-def summarise(
-    config: Train, clock: Clock, now: Progressed | None, code: int, *, step: int, first: int, seconds: float
-) -> None:
-    """The closing table of a training."""
-    if now is None:
-        say(f"{config.out} was complete already: {step} steps")
-        return
-    rate = (step - first) * config.batch / seconds
-    rows = [
-        ("steps", f"{step} of {now.steps}"),
-        ("time", duration(seconds)),
-        ("images/s", f"{rate:,.0f}"),
-        ("waiting for data", f"{clock.waited_total / seconds:.1%}"),
-        ("loss", f"{now.loss:.4f}"),
-        ("bound", bound_line(now)),
-        ("checkpoint", str(config.out / "checkpoints" / f"step-{step:08d}")),
-    ]
-    table(f"{config.method}: {'stopped early' if code else 'done'}", ("", ""), rows)
+    in_a_row, whose, code, readable, loss, norm, scale = told
+    if not readable:
+        raise Failed(f"no image of step {step} could be read: is {job.config.data} still whole? `viewmill inspect` tells")
+    if in_a_row:
+        facts = f"loss {loss:.4g}, gradient norm {norm:.4g}, learning rate {rate:.4g}, scale {scale:g}"
+        facts += f", the loss of process {whose - 1:.0f}" if whose else ""
+        if in_a_row >= job.config.max_masked:
+            raise Failed(
+                f"{in_a_row:.0f} updates in a row were not finite, the last at step {step} ({facts}); the checkpoints are "
+                "intact: take a lower --learning-rate, --clip 1, or --precision no, and another --out"
+            )
+        if job.config.precision != "fp16" or in_a_row > 4:  # fp16 looks for its scale in that way
+            report.fault("masked", f"an update was left out, since it was not finite ({facts})", step=step)
+    return int(code)
 
 
 def demo(config: Demo) -> int:

@@ -1,10 +1,11 @@
 """How fast a run is, and what share of its time went into waiting for data."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from .dashboard import Progressed
+from .panel import Progressed
 
 Item = TypeVar("Item")
 
@@ -31,21 +32,44 @@ class Clock:
             self.waited_total += waited
             yield item
 
-    def read(self, step: int, values: Mapping[str, float], learning_rate: float) -> Progressed:
-        """A reading at `step`; `values` holds the loss, and bound and ceiling where they were observed."""
+    def read(
+        self,
+        step: int,
+        values: Mapping[str, Any],
+        learning_rate: float,
+        *,
+        saved: tuple[int, float] | None = None,
+    ) -> Progressed:
+        """A reading at `step`.
+
+        Args:
+            values: loss, bound, ceiling, grad_norm, masked, probe, neighbours, memory_bytes: None where one is missing or
+                not finite, but `masked`, which is 0 then. Other keys are passed over.
+            saved: step of the newest checkpoint, and time.monotonic() when it was complete.
+        """
         now = time.perf_counter()
-        elapsed, steps = now - self._last_time, step - self._last_step
+        elapsed, steps = max(now - self._last_time, 1e-9), step - self._last_step
+        done = step - self._first
+        numbers = {name: _number(values, name) for name in ("loss", "bound", "ceiling", "grad_norm", "probe", "neighbours")}
+        memory = _number(values, "memory_bytes")
         reading = Progressed(
             step=step,
             steps=self._steps,
-            epoch=round(step / self._per_epoch, 4),
-            loss=values["loss"],
-            bound=values.get("bound"),
-            ceiling=values.get("ceiling"),
+            epoch=round(step / max(self._per_epoch, 1), 4),
             learning_rate=learning_rate,
             images_per_s=steps * self._images / elapsed,
-            wait=self._waited / elapsed,
-            left_s=(now - self.started) / (step - self._first) * (self._steps - step),
+            wait=min(self._waited / elapsed, 1.0),
+            left_s=(now - self.started) / done * (self._steps - step) if done > 0 else 0.0,
+            masked=int(_number(values, "masked") or 0),
+            memory_bytes=None if memory is None else int(memory),
+            saved_step=None if saved is None else saved[0],
+            saved_age_s=None if saved is None else round(max(time.monotonic() - saved[1], 0.0), 3),
+            **numbers,
         )
         self._last_time, self._last_step, self._waited = now, step, 0.0
         return reading
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    value = values.get(name)
+    return float(value) if value is not None and math.isfinite(value) else None

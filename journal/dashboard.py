@@ -1,15 +1,16 @@
 """The screen: a live view of the log on a terminal, plain lines elsewhere. Nothing is shown that the log does not hold."""
 
+import os
 import sys
+import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import contextmanager, suppress
+from typing import NamedTuple, TextIO
 
 from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
-from rich.panel import Panel
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,110 +20,150 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from .panel import Progressed, bound_line, duration, frame, mean, plain_line
+from .region import region
+
+__all__ = ["Progressed", "Screen", "bars", "bound_line", "counting", "dashboard", "duration", "opening", "say", "table"]
+
 PLAIN_INTERVAL_S = 10.0
-HISTORY = 48
-BLOCKS = "▁▂▃▄▅▆▇█"
+HISTORY = 256  # values of a curve, which is as long as the run: past it neighbours are averaged
+LOG_COLUMNS = 100  # of a plan that is printed into a file
+REMEMBERED = ("bound", "ceiling", "probe", "neighbours", "memory_bytes", "saved_step", "saved_age_s")
 
 
-class Progressed(NamedTuple):
-    """One reading of a training run. Times in seconds; `wait` is the share of time spent waiting for data."""
+class Screen(NamedTuple):
+    """What a training shows: readings, and warnings, of which each text is said once and then counted."""
 
-    step: int
-    steps: int
-    epoch: float
-    loss: float
-    bound: float | None
-    ceiling: float | None
-    learning_rate: float
-    images_per_s: float
-    wait: float
-    left_s: float
-
-
-def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """The values as eight heights of a block, lowest to highest."""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    return "".join(BLOCKS[int((value - low) / span * (len(BLOCKS) - 1))] for value in values)
-
-
-def bound_line(now: Progressed) -> str:
-    """The bound beside its ceiling; a dash where a run stopped between two observations."""
-    return "-" if now.bound is None or now.ceiling is None else f"{now.bound:.3f} of {now.ceiling:.3f} nats"
-
-
-def plain_line(now: Progressed) -> str:
-    """One reading as one line of text."""
-    return (
-        f"step {now.step}/{now.steps}  epoch {now.epoch:.2f}  loss {now.loss:.3f}  "
-        f"bound {bound_line(now)}  {now.images_per_s:.0f} images/s  "
-        f"data {now.wait:.0%}  left {duration(now.left_s)}"
-    )
-
-
-def panel(title: str, now: Progressed, losses: Sequence[float]) -> Panel:
-    """One reading as a panel."""
-    grid = Table.grid(padding=(0, 2), expand=True)
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(no_wrap=True, justify="right")
-    grid.add_row("step", f"{now.step} / {now.steps}", "time left", duration(now.left_s))
-    grid.add_row("epoch", f"{now.epoch:.2f}", "images/s", f"{now.images_per_s:,.0f}")
-    grid.add_row("loss", f"{now.loss:.4f}", "waiting for data", f"{now.wait:.1%}")
-    grid.add_row("bound", bound_line(now), "learning rate", f"{now.learning_rate:.4g}")
-    whole = Table.grid(expand=True)
-    whole.add_row(ProgressBar(total=now.steps, completed=now.step))
-    whole.add_row(grid)
-    whole.add_row(f"[cyan]{sparkline(losses)}[/cyan]")
-    return Panel(whole, title=escape(title), width=78)
+    show: Callable[[Progressed], None]
+    warn: Callable[[str], None]
 
 
 @contextmanager
-def dashboard(title: str, *, visible: bool) -> Iterator[Callable[[Progressed], None]]:
-    """Yields the function to show readings with: live on a terminal, a line every 10 s elsewhere, mute on other ranks."""
-    console = Console(stderr=True)
+def dashboard(title: str, *, visible: bool) -> Iterator[Screen]:
+    """Yields the screen of a training: live on a terminal, a line every 10 s elsewhere, mute where not `visible`."""
     if not visible:
-        yield lambda now: None
-    elif not console.is_terminal:
-        yield _plain()
+        yield Screen(lambda now: None, lambda text: None)
+    elif is_live(sys.stderr):
+        with _live(title, sys.stderr) as screen:
+            yield screen
     else:
-        losses: list[float] = []
-        with Live(console=console, refresh_per_second=4, transient=False) as live:
-
-            def show(now: Progressed) -> None:
-                losses.append(now.loss)
-                live.update(panel(title, now, losses[-HISTORY:]))
-
-            yield show
+        with _plain() as screen:
+            yield screen
 
 
-def _plain() -> Callable[[Progressed], None]:
-    last = 0.0
+def is_live(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+
+
+@contextmanager
+def _live(title: str, terminal: TextIO) -> Iterator[Screen]:
+    console = Console(file=terminal, force_terminal=True, highlight=False)
+    plain = not console.encoding.lower().startswith("utf")
+    now, read_at = None, time.monotonic()
+    losses, counts = History(), Counter[str]()
+
+    def draw(width: int, height: int) -> list[str]:
+        state = {"age_s": time.monotonic() - read_at, "width": width, "height": height, "plain": plain}
+        with console.capture() as captured:
+            console.print(frame(title, now, losses.values(), list(counts.items()), **state), width=width)
+        return captured.get().splitlines()[:height]
+
+    with region(terminal, draw) as painted:
+
+        def show(reading: Progressed) -> None:
+            nonlocal now, read_at
+            losses.add(reading.loss)
+            now, read_at = _remembering(now, reading, time.monotonic() - read_at), time.monotonic()
+
+        def warn(text: str) -> None:
+            counts[text] = counts.pop(text, 0) + 1  # the newest stands last
+            painted.paint()
+
+        yield Screen(show, warn)
+
+
+def _remembering(before: Progressed | None, now: Progressed, passed_s: float) -> Progressed:
+    """`now`, with what was not observed this time as it was the last time."""
+    if before is None:
+        return now
+    known = {name: getattr(before, name) for name in REMEMBERED if getattr(now, name) is None}
+    if known.get("saved_age_s") is not None:
+        known["saved_age_s"] += passed_s
+    return now._replace(**known)
+
+
+class History:
+    """A curve of any length in at most HISTORY values, each the mean of equally many readings."""
+
+    def __init__(self) -> None:
+        self._values: list[float | None] = []
+        self._open: list[float | None] = []
+        self._each = 1
+
+    def add(self, value: float | None) -> None:
+        """Append a reading; None leaves a gap."""
+        self._open.append(value)
+        if len(self._open) < self._each:
+            return
+        self._values.append(mean(self._open))
+        self._open = []
+        if len(self._values) >= HISTORY:
+            self._values = [mean(self._values[at : at + 2]) for at in range(0, HISTORY, 2)]
+            self._each *= 2
+
+    def values(self) -> list[float | None]:
+        """The curve, oldest first."""
+        return [*self._values, mean(self._open)] if self._open else list(self._values)
+
+
+@contextmanager
+def _plain() -> Iterator[Screen]:
+    last, left, counts = -PLAIN_INTERVAL_S, None, Counter[str]()
 
     def show(now: Progressed) -> None:
-        nonlocal last
-        if now.step == now.steps or time.monotonic() - last >= PLAIN_INTERVAL_S:
-            last = time.monotonic()
+        nonlocal last, left
+        left = now
+        if now.step >= now.steps or time.monotonic() - last >= PLAIN_INTERVAL_S:
+            last, left = time.monotonic(), None
             say(plain_line(now))
 
-    return show
+    def warn(text: str) -> None:
+        counts[text] += 1
+        if str(counts[text]).strip("0") == "1":  # 1, 10, 100: a fault of every step does not fill a disk
+            say(f"warning: {text}" + f" ({counts[text]:,} times)" * (counts[text] > 1))
+
+    try:
+        yield Screen(show, warn)
+    finally:
+        if left is not None:
+            say(plain_line(left))
+
+
+def opening(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Say what a run is about to do: a title, and a line of name and value for each of `rows`, folded at the terminal."""
+    columns = LOG_COLUMNS
+    if sys.stderr.isatty():
+        with suppress(OSError):
+            columns = max(20, min(os.get_terminal_size(sys.stderr.fileno()).columns, LOG_COLUMNS))
+    wide = max((len(name) for name, _ in rows), default=0) + 2
+    say(textwrap.fill(title, columns, break_on_hyphens=False))
+    for name, value in rows:
+        indent = " " * min(wide + 2, columns // 2)
+        first = f"  {name:<{wide}}"
+        say(textwrap.fill(value or "-", columns, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def say(text: str) -> None:
-    """One plain line for the person at the screen; results go to standard output, everything else here."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    """One plain line for the person at the screen; results go to standard output, everything else here.
+
+    Where nobody can read it any more (a closed terminal, a full disk) it is dropped: that ends no training.
+    """
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextmanager
@@ -131,7 +172,7 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     rate = _Rate()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    bar = Progress(*columns, console=console, disable=not is_live(sys.stderr))
 
     last = 0.0
 
@@ -160,13 +201,15 @@ class _Rate(ProgressColumn):
 def bars(title: str, bins: Sequence[tuple[str, int]], *, limit: int = 20) -> None:
     """Print a histogram to standard output; of more than `limit` lines the first ones."""
     most = max(count for _, count in bins)
+    console = Console()
+    block = "█" if console.encoding.lower().startswith("utf") else "#"
     shown = Table(show_header=False, box=None, pad_edge=False)
     for name, count in bins[:limit]:
-        shown.add_row(escape(name), f"{count:,}", "█" * max(1, round(40 * count / most)) if count else "")
+        shown.add_row(escape(name), f"{count:,}", block * max(1, round(40 * count / most)) if count else "")
     if len(bins) > limit:
         shown.add_row(f"and {len(bins) - limit} more", f"{sum(count for _, count in bins[limit:]):,}", "")
     shown.columns[1].justify = "right"
-    Console().print(f"[bold]{escape(title)}[/bold]", shown, sep="\n")
+    console.print(f"[bold]{escape(title)}[/bold]", shown, sep="\n")
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

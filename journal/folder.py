@@ -9,10 +9,14 @@ RUN/exit.json      how it ended: launchers turn every child's exit code into 1, 
 import fcntl
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from .dashboard import say
 
 
 class Refused(ValueError):
@@ -26,13 +30,28 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise Refused(f"{folder} is a file: name a folder for the run") from None
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise Refused(f"{folder} cannot be made ({error.strerror}): choose another --out") from None
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise Refused(f"{folder} cannot be written to ({error.strerror}): choose another --out") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip()
         os.close(descriptor)
-        raise Refused(f"{folder} is in use by another run: wait for it, or choose another --out") from None
+        raise Refused(
+            f"{folder} is in use by another run ({holder or 'which has only begun'}): wait for it, or choose another --out"
+        ) from None
+    except OSError as error:  # some network file systems know no locks
+        say(f"{folder} cannot be locked ({error.strerror}): see to it that no other run writes there")
     try:
+        job = f", Slurm job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+        began = time.strftime("%Y-%m-%d %H:%M:%S")
+        with suppress(OSError):  # a full disk: the lock itself needs no room
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}{job}, since {began}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -47,15 +66,18 @@ def settle_config(folder: Path, config: Mapping[str, Any]) -> bool:
     if not path.exists():
         write_json(path, config)
         return False
-    earlier = read_config(folder)
+    if other := difference(config, read_config(folder)):
+        raise Refused(f"{folder} holds a run with {other}: choose another --out, or start it as before to continue it")
+    return True
+
+
+def difference(config: Mapping[str, Any], earlier: Mapping[str, Any]) -> str:
+    """The first key in which two configurations differ, in words; "" where they are the same."""
     config, earlier = _flat(config), _flat(earlier)
     for key in [*config, *(key for key in earlier if key not in config)]:
         if config.get(key) != earlier.get(key):
-            raise Refused(
-                f"{folder} holds a run with {key} = {earlier.get(key)!r}, this one has {config.get(key)!r}: "
-                "choose another --out, or start it as before to continue it"
-            )
-    return True
+            return f"{key} = {earlier.get(key)!r}, this one has {config.get(key)!r}"
+    return ""
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

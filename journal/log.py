@@ -1,16 +1,23 @@
-"""log.jsonl: one record a line, flushed as it is written, never two records of one step."""
+"""log.jsonl: one record a line, each written whole or not at all, never two records of one step."""
 
 import json
+import math
 import os
 import platform
 import sys
+import threading
 import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 PACKAGES = ("viewmill", "torch", "torchvision", "accelerate", "ffcv", "numba", "numpy", "pillow", "safetensors")
+KEPT = 10_000  # records in memory while the disk takes none: 20 MB of a training's
+LONGEST = 1 << 24  # bytes of a record; a longer line is damage: a crash may leave a file full of zeros
 
 
 def versions() -> dict[str, str]:
@@ -36,33 +43,147 @@ def hardware() -> dict[str, Any]:
 
 
 class Log:
-    """An open log. A resumed run cuts what came after its checkpoint: those steps happen again."""
+    """An open log. A resumed run cuts what came after its checkpoint: those steps happen again.
 
-    def __init__(self, path: Path, *, resumed_step: int) -> None:
-        kept = [line for line in _complete_lines(path) if json.loads(line).get("step", 0) <= resumed_step]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
-        self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+    A disk that takes no more (full, over a quota, failing) ends no run: records are kept in memory, the newest 10,000, and
+    are written once there is room. `warn` is told once when that begins, and once when it is over.
+    Numbers that are not finite become null: JSON knows none.
+
+    Raises:
+        OSError: where the log cannot be opened or cut; it is then as it was.
+    """
+
+    def __init__(self, path: Path, *, resumed_step: int, warn: Callable[[str], None] = lambda text: None) -> None:
+        self.damaged = _cut(path, resumed_step)
+        """Lines of an earlier start that could not be read, and were dropped."""
+        self.lost = 0
+        """Records that were dropped because too many waited for the disk."""
+        self._path, self._warn, self._lock = path, warn, threading.RLock()
+        self._waiting = deque[bytes]()
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._end, self._torn, self._fault = os.fstat(self._descriptor).st_size, False, ""
 
     def write(self, event: str, **facts: Any) -> None:
-        """Append one record."""
-        self._file.write(json.dumps({"event": event, "time": round(time.time(), 3), **facts}) + "\n")
+        """Append one record; it is in the kernel's hands when this returns, so not even kill -9 loses it."""
+        record = finite({"event": event, "time": round(time.time(), 3), **facts})
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        with self._lock:
+            self._waiting.append(line)
+            if len(self._waiting) > KEPT:
+                self._waiting.popleft()
+                self.lost += 1
+            self._flush()
 
     def started(self, *, step: int, **facts: Any) -> None:
         """The first record of a start: command line, versions, hardware."""
         self.write("start", step=step, command=sys.argv, versions=versions(), hardware=hardware(), **facts)
 
+    def close(self) -> None:
+        """Write what still waits, where that is possible."""
+        with self._lock:
+            if self._descriptor < 0:
+                return
+            self._flush()
+            if self._waiting:
+                self._warn(f"{len(self._waiting) + self.lost} records could not be written to {self._path} and are lost")
+            with suppress(OSError):
+                os.fsync(self._descriptor)
+            with suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _flush(self) -> None:
+        """Write the waiting records, oldest first, until one is not taken."""
+        try:
+            while self._waiting:
+                self._append(self._waiting[0])
+                self._waiting.popleft()
+        except OSError as error:
+            if not self._fault:
+                self._fault = error.strerror or type(error).__name__
+                self._warn(f"{self._path} takes no more records ({self._fault}): they wait in memory; make room")
+        else:
+            if self._fault:
+                self._fault = ""
+                gone = f", {self.lost} are lost" if self.lost else ""
+                self._warn(f"{self._path} takes records again: those that waited are written{gone}")
+
+    def _append(self, line: bytes) -> None:
+        """One write, so that nothing can come between the parts of a line; what a full disk took of it is cut away again."""
+        if self._torn:
+            os.ftruncate(self._descriptor, self._end)
+            self._torn = False
+        try:
+            taken = os.write(self._descriptor, line)
+            if taken < len(line):
+                self._torn = True
+                taken += os.write(self._descriptor, line[taken:])  # which says why, unless there is room again
+            if taken < len(line):
+                raise OSError("only a part of a record was taken")
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._end)
+                self._torn = False
+            raise
+        self._end, self._torn = self._end + len(line), False
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        self.close()
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """The lines of a log that may have been cut in mid-line by a crash."""
+def finite(value: Any) -> Any:
+    """`value` with None in place of every number that is not finite, however deep."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _cut(path: Path, step: int) -> int:
+    """Leave out the records after `step`, whole or not at all; returns how many lines were damaged and went with them."""
     if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    return [line for line in lines if line.startswith("{") and line.endswith("}")]
+        return 0
+    partial, damaged = path.with_name(path.name + ".partial"), 0
+    try:
+        with open(path, "rb") as old, open(partial, "wb") as new:
+            for line in _lines(old):
+                try:
+                    record = json.loads(line)
+                    keep = record.get("step", 0) <= step
+                except (ValueError, AttributeError, TypeError, RecursionError):
+                    damaged += 1
+                    continue
+                if keep:
+                    new.write(line.rstrip(b"\n") + b"\n")
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    _settle(path.parent)
+    return damaged
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, none longer than LONGEST: of what is, the first part stands for the whole."""
+    while line := file.readline(LONGEST):
+        part = line
+        while not part.endswith(b"\n") and (part := file.readline(LONGEST)):
+            pass
+        yield line
+
+
+def _settle(folder: Path) -> None:
+    """Let a file's new name survive a power cut, on file systems that know how."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

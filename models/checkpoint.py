@@ -1,24 +1,31 @@
 """Checkpoints: a folder of safetensors and one manifest, complete or absent, verified before anything live is touched.
 
 RUN/checkpoints/step-00001234/ is written under a temporary name, every file is synced, the manifest (sizes and sha256,
-its own too) comes last, then the folder gets its name in one rename and RUN/checkpoints/latest points to it. There is no
-pickle anywhere: a stranger's checkpoint is data, not code. Files honour the umask, which safetensors' own writer does not.
+its own too) comes last, all of it is read back, then the folder gets its name in one rename and checkpoints/latest names it.
+There is no pickle anywhere: a stranger's checkpoint is data, not code. Files honour the umask, which safetensors' own writer
+does not.
 """
 
+import errno
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
+from . import keeping, tensorfile
+from .keeping import steps
+from .tensorfile import Entry, Fault
+
 FORMAT = 1
+MANIFEST_LIMIT = 16 << 20  # bytes: of the tens of kB that a manifest has, far more than any will; it bounds what is read
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 
 
 class InvalidCheckpoint(ValueError):
@@ -32,84 +39,145 @@ class Checkpoint(NamedTuple):
     facts: dict[str, Any]
 
 
+class Written(NamedTuple):
+    """Where a checkpoint stands, and what a person should know: what could not be removed, and what was put aside."""
+
+    path: Path
+    remarks: list[str]
+
+
 def write(
-    folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any], *, keep: int = 2
-) -> Path:
-    """Write `folder`/step-NNNNNNNN and prune to the newest `keep`; returns its path. One writer per folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder: Path,
+    step: int,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    facts: Mapping[str, Any],
+    *,
+    keep: int = 2,
+    keep_every: int = 0,
+) -> Written:
+    """Write `folder`/step-NNNNNNNN; then prune to the newest `keep` and those at multiples of `keep_every` (0: none).
+
+    One writer per folder. Raises OSError, naming the checkpoint, where it cannot be written or does not read back as it was
+    written: then nothing of it is left and older ones are as they were. Raises ValueError for `keep` below 2.
+    """
+    if keep < 2:
+        raise ValueError(f"keep must be at least 2, got {keep}: damage to an only checkpoint would be the end of the run")
     final = folder / f"step-{step:08d}"
-    temporary = folder / f".tmp-step-{step:08d}"
-    for left_behind in folder.glob(".tmp-step-*"):  # by a writer that was killed
-        shutil.rmtree(left_behind, ignore_errors=True)
+    temporary, latest = folder / f".tmp-{final.name}", folder / ".tmp-latest"
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            _sync_folder(folder.parent)
+        remarks = keeping.sweep(folder)
+        try:
+            _fill(temporary, step, parts, facts)
+            verify(temporary)
+            tensorfile.write_bytes(latest, [memoryview(f"{final.name}\n".encode())])
+            keeping.name(temporary, final)
+        except BaseException:
+            with suppress(OSError):
+                keeping.sweep(folder)
+            raise
+    except OSError as error:
+        place = f" at {error.filename}" if error.filename else ""
+        raise OSError(error.errno or errno.EIO, f"{error.strerror or error}{place}", str(final)) from error
+    except InvalidCheckpoint as error:
+        raise OSError(errno.EIO, f"It does not read back as it was written ({error})", str(final)) from error
+    try:
+        _sync_folder(folder)
+        os.replace(latest, folder / "latest")
+        _sync_folder(folder)
+        remarks += keeping.sweep(folder)
+        remarks += keeping.put_aside(folder, step)
+        remarks += keeping.prune(folder, keep, keep_every)
+    except OSError as error:
+        remarks.append(f"{final} is written, but its folder cannot be tidied ({error}): look at the disk")
+    return Written(final, remarks)
+
+
+def _fill(temporary: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
     temporary.mkdir()
     files = {}
-    for name, tensors in parts.items():
-        data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
-        files[f"{name}.safetensors"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        _write_synced(temporary / f"{name}.safetensors", data)
+    for part, tensors in parts.items():
+        name = f"{part}.safetensors"
+        if not _FILE.fullmatch(name):
+            raise ValueError(f"{part!r} cannot be a part of a checkpoint: use letters, digits, '-', '_' and '.'")
+        files[name] = tensorfile.write_tensors(temporary / name, tensors)._asdict()
     manifest = {"format": FORMAT, "step": step, "files": files, "facts": dict(facts)}
     manifest["sha256"] = _digest(manifest)
-    _write_synced(temporary / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+    tensorfile.write_bytes(temporary / "manifest.json", [memoryview(_text(manifest))])
     _sync_folder(temporary)
-    shutil.rmtree(final, ignore_errors=True)
-    os.rename(temporary, final)
-    _sync_folder(folder)
-    _write_synced(folder / ".latest", final.name.encode() + b"\n")
-    os.replace(folder / ".latest", folder / "latest")
-    _sync_folder(folder)
-    # what is newer than this step did not verify, or the run would not have fallen back behind it: it must not count
-    for old in [path for path in steps(folder) if _number(path) <= step][: -max(1, keep)]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
+
+
+def _text(manifest: Mapping[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=2) + "\n").encode()
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync no folders
+            raise
     finally:
         os.close(descriptor)
 
 
-def steps(folder: Path) -> list[Path]:
-    """The checkpoints under `folder`, oldest first."""
-    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdecimal() and path.is_dir()), key=_number)
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged or hostile file leads to into InvalidCheckpoint with the file's name."""
+    try:
+        yield
+    except Fault as error:
+        raise InvalidCheckpoint(f"{path} {error}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
+        raise InvalidCheckpoint(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _number(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+def _manifest(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """Files and facts as the manifest of the checkpoint at `path` has them."""
+    with _naming(path / "manifest.json"):
+        data = tensorfile.read_bytes(path / "manifest.json", limit=MANIFEST_LIMIT)
+        manifest = json.loads(data)
+        if manifest["format"] != FORMAT:
+            raise Fault(f"has format {manifest['format']!r}; this version reads {FORMAT}")
+        sha256 = manifest.pop("sha256")
+        if sha256 != _digest(manifest) or data != _text(manifest | {"sha256": sha256}):
+            raise Fault("is damaged: its sha256 is not its own")
+        step, files, facts = manifest["step"], manifest["files"], manifest["facts"]
+        if not isinstance(facts, dict):
+            raise Fault("is damaged: its facts are no object")
+        if keeping.step_of(path) not in (None, step):
+            raise Fault(f"is of step {step}: the folder has been renamed")
+        for name in files:
+            if not _FILE.fullmatch(name):
+                raise Fault(f"names {name!r}, which can be no file of a checkpoint")
+        return {name: Entry(entry["size"], entry["sha256"]) for name, entry in files.items()}, facts
+
+
+def verify(path: Path) -> None:
+    """Hash the files of one checkpoint and keep nothing; raises InvalidCheckpoint naming the one that does not verify."""
+    for name, entry in _manifest(path)[0].items():
+        with _naming(path / name):
+            tensorfile.check(path / name, entry)
 
 
 def read(path: Path) -> Checkpoint:
-    """Verify and load one checkpoint on the CPU; raises InvalidCheckpoint naming the file that does not verify."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        if manifest["format"] != FORMAT:
-            raise InvalidCheckpoint(f"{path} has format {manifest['format']}; this version reads {FORMAT}")
-        if manifest.pop("sha256") != _digest(manifest):
-            raise InvalidCheckpoint(f"{path / 'manifest.json'} is damaged: its sha256 is not its own")
-        parts = {}
-        for name, expected in manifest["files"].items():
-            data = (path / Path(name).name).read_bytes()
-            if len(data) != expected["size"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
-                raise InvalidCheckpoint(f"{path / name} is damaged: its sha256 is not the manifest's")
-            parts[Path(name).stem] = load(data)
-        return Checkpoint(parts, manifest["facts"])
-    except InvalidCheckpoint:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise InvalidCheckpoint(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    """Verify and load one checkpoint on the CPU; raises InvalidCheckpoint naming the file that does not verify.
+
+    Files that the manifest does not list are never opened.
+    """
+    files, facts = _manifest(path)
+    parts = {}
+    for name, entry in files.items():
+        with _naming(path / name):
+            parts[name.removesuffix(".safetensors")] = tensorfile.read_tensors(path / name, entry)
+    return Checkpoint(parts, facts)
 
 
 class Found(NamedTuple):
@@ -123,17 +191,35 @@ class Found(NamedTuple):
 def newest(folder: Path) -> Found | None:
     """The newest checkpoint under `folder` that verifies; None where there is none at all.
 
-    Raises InvalidCheckpoint where there are some and none verifies: starting afresh there would lose a run silently.
+    Raises InvalidCheckpoint where there are some and none verifies, or where the folder cannot be listed: starting afresh
+    there would lose a run silently.
     """
-    faults = []
-    for path in reversed(steps(folder)):
-        try:
-            return Found(path, read(path), faults)
-        except InvalidCheckpoint as error:
-            faults.append(str(error))
+    faults: dict[Path, str] = {}
+    while True:
+        with _naming(folder):
+            paths = steps(folder)
+        for path in reversed(paths):
+            try:
+                return Found(path, read(path), list(faults.values()))
+            except InvalidCheckpoint as error:
+                if _gone(path):
+                    break  # pruned by the run that writes here: it has left newer ones
+                faults[path] = str(error)
+        else:
+            break
     if faults:
-        raise InvalidCheckpoint(f"no checkpoint under {folder} verifies; the newest: {faults[0]}")
+        raise InvalidCheckpoint(f"no checkpoint under {folder} verifies; the newest: {next(iter(faults.values()))}")
     return None
+
+
+def _gone(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -147,14 +233,17 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
+@torch.no_grad()
 def load_optimiser_(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put `optimiser_tensors` back; raises InvalidCheckpoint where they belong to other parameters."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        known = index.isdecimal() and int(index) < len(parameters)
-        if not known or (tensor.ndim and tensor.shape != parameters[int(index)].shape):
+    """Put `optimiser_tensors` back, into the state that is there; raises InvalidCheckpoint where they belong to another.
+
+    In place, for the layout: torch's fused kernels take moments to lie in memory as their parameters do, and do not look.
+    """
+    live = optimiser_tensors(optimiser)
+    if live.keys() != tensors.keys():
+        raise InvalidCheckpoint(f"the optimiser's {min(live.keys() ^ tensors.keys())} does not fit this model")
+    for key, tensor in live.items():
+        if tensor.shape != tensors[key].shape:
             raise InvalidCheckpoint(f"the optimiser's {key} does not fit this model")
-        state.setdefault(int(index), {})[name] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for key, tensor in live.items():
+        tensor.copy_(tensors[key])

@@ -1,12 +1,19 @@
-"""Encoders: torchvision's residual networks, with a stem for small images and a width."""
+"""Encoders: torchvision's residual networks, with a stem for small images and a width, and by name the models of timm."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from . import foreign
+from .foreign import Foreign
+
+BatchNorm = Literal["local", "synchronised", "shuffled"]
 
 
 class Design(NamedTuple):
@@ -28,11 +35,13 @@ class ResNet(nn.Module):
 
     torchvision's ResNet without its classifier, layer for layer and name for name: at width 64 with the large stem their
     state dicts are interchangeable. `width` is the channel count of the first stage (torchvision fixes it at 64). The
-    small stem is one 3x3 convolution of stride 1 and no max-pool, the field's practice for images up to 64 px.
+    small stem is one 3x3 convolution of stride 1 and no max-pool, the field's practice for images up to 64 px. With
+    `recompute` the backward pass computes each block again, and only what stands between them is kept (arXiv 1604.06174).
     """
 
-    def __init__(self, design: Design, *, width: int, small_stem: bool, channels: int = 3) -> None:
+    def __init__(self, design: Design, *, width: int, small_stem: bool, channels: int = 3, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         if small_stem:
             self.conv1 = nn.Conv2d(channels, width, 3, stride=1, padding=1, bias=False)
             self.maxpool: nn.Module = nn.Identity()
@@ -54,7 +63,10 @@ class ResNet(nn.Module):
     def forward(self, image_BCSS: Tensor) -> Tensor:
         """Features [B, features]: the mean over positions of the last stage."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(image_BCSS))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                # no block draws random numbers, so their state need not be kept
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if self.recompute else block(x)
         return x.mean(dim=(2, 3))
 
 
@@ -81,12 +93,59 @@ def _stage(block: Callable[..., nn.Module], arriving: int, channels: int, *, dep
     return nn.Sequential(first, *(block(leaving, channels) for _ in range(depth - 1)))
 
 
-def build(name: str, *, width: int = 64, image_size: int, channels: int = 3) -> ResNet:
-    """The encoder `name` for images of `image_size` px; raises ValueError for an unknown name or a width below 1."""
-    if name not in DESIGNS:
-        raise ValueError(f"no encoder is called {name!r}: use {', '.join(DESIGNS)}")
-    if width < 1:
+def build(name: str, *, width: int = 64, image_size: int, channels: int = 3, recompute: bool = False) -> ResNet | Foreign:
+    """The encoder `name` for images [B, channels, image_size, image_size]: one of DESIGNS, or timm:NAME.
+
+    With `recompute` the backward pass computes activations again instead of keeping them; gradients and running statistics
+    are the same. Raises ValueError for an unknown name, a width below 1 or one given to a model of timm, and for what
+    foreign.build refuses.
+    """
+    if name.startswith(foreign.PREFIX):
+        if width != 64:
+            raise ValueError(f"width {width} means nothing to {name}: leave it at 64 and choose a model of another size")
+        name = name.removeprefix(foreign.PREFIX)
+        encoder = foreign.build(name, image_size=image_size, channels=channels, recompute=recompute)
+    elif name not in DESIGNS:
+        raise ValueError(f"no encoder is called {name!r}: use {', '.join(DESIGNS)} or {foreign.PREFIX}NAME")
+    elif width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
-    return ResNet(DESIGNS[name], width=width, small_stem=image_size <= 64, channels=channels).to(
-        memory_format=torch.channels_last
-    )
+    else:
+        options = {"width": width, "small_stem": image_size <= 64, "channels": channels}
+        encoder = ResNet(DESIGNS[name], **options, recompute=recompute)
+    if recompute:
+        count_once_(encoder)
+    return encoder.to(memory_format=torch.channels_last)
+
+
+def check_batch_norm(kind: str, device_type: str) -> None:
+    """Raise ValueError for a kind that does not exist, and for one that devices of this type ("cpu", "cuda") cannot do."""
+    if kind not in get_args(BatchNorm):
+        raise ValueError(f"batch norm is {', '.join(get_args(BatchNorm))}, not {kind!r}")
+    if kind == "synchronised" and device_type == "cpu":
+        raise ValueError(
+            "synchronised batch norm works on GPUs alone: on a CPU use local, or shuffled with a momentum encoder"
+        )
+
+
+def count_once_(module: nn.Module) -> None:
+    """Let batch norm's running statistics count a batch once where activations are recomputed.
+
+    A pass that autograd asks for while it runs backward works on copies. Layers that are replaced later need it again.
+    """
+    for part in module.modules():
+        if isinstance(part, _BatchNorm) and _lend not in part._forward_pre_hooks.values():
+            part.register_forward_pre_hook(_lend)
+            part.register_forward_hook(_return, always_call=True)  # recomputation ends by an exception, as soon as it can
+
+
+def _lend(norm: nn.Module, _arguments: Any) -> None:
+    # when compiled, recomputation repeats kernels, and the statistics are written by the first pass alone
+    if not torch.compiler.is_compiling() and norm.training and torch._C._current_graph_task_id() != -1:
+        norm.__dict__["own_buffers"] = dict(norm._buffers)
+        # copies, not a momentum of 0: that would make NaN of statistics where an activation is infinite
+        norm._buffers.update({name: None if own is None else own.clone() for name, own in norm._buffers.items()})
+
+
+def _return(norm: nn.Module, _arguments: Any, _output: Any) -> None:
+    if not torch.compiler.is_compiling():
+        norm._buffers.update(norm.__dict__.pop("own_buffers", {}))

@@ -4,6 +4,7 @@ import copy
 import math
 
 import torch
+from torch import Tensor
 
 from .network import Network
 
@@ -26,7 +27,30 @@ def momentum_at(step: int, *, steps: int, value: float, rising: bool) -> float:
 
 
 @torch.no_grad()
-def follow_(target: torch.nn.Module, network: torch.nn.Module, *, momentum: float) -> None:
-    """target <- momentum * target + (1 - momentum) * network, parameters only: each keeps its own running statistics."""
+def follow_(target: torch.nn.Module, network: torch.nn.Module, *, momentum: float, sound: Tensor) -> None:
+    """target <- momentum * target + (1 - momentum) * network, parameters only: each keeps its own running statistics.
+
+    Nothing at all where the update that the network took was not `sound`, a bool on the device.
+    """
+    step = (1 - momentum) * sound.float()
     for name, parameter in target.named_parameters():
-        parameter.lerp_(network.get_parameter(name), 1 - momentum)
+        parameter.lerp_(network.get_parameter(name), step)
+
+
+def averaged(network: Network) -> Network:
+    """A copy that will hold the mean of the network's weights over its last updates, to be evaluated (never trained)."""
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+@torch.no_grad()
+def average_(average: Network, network: torch.nn.Module, *, update: int, momentum: float, sound: Tensor) -> None:
+    """An exponential moving average of weights and running statistics; after `update` sound steps of a plain mean's weight.
+
+    Its momentum rises as (1 + update) / (10 + update) to what was asked for, or the first weights, which are random, would
+    stay in it for thousands of updates.
+    """
+    step = (1 - min(momentum, (1 + update) / (10 + update))) * sound.float()
+    new = dict(network.named_parameters()) | dict(network.named_buffers())
+    for name, held in (*average.named_parameters(), *average.named_buffers()):
+        if held.is_floating_point():
+            held.lerp_(new[name], step)

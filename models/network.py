@@ -10,9 +10,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .decoder import Decoder
-from .encoders import ResNet, build
+from .encoders import BatchNorm, ResNet, build, count_once_
+from .foreign import Foreign, synchronised_
 from .heads import Outputs, projector
 from .stochastic import BoundedGaussian, FixedGaussian, VonMisesFisher
 
@@ -29,6 +31,9 @@ class Architecture:
         hidden: of projector and predictor; 0 for a linear projector.
         head: distribution of the features, or of the embedding where `on_embedding`, and its settings; None for none.
         predictor, decode_other, decode_own: whether these parts stand.
+        batch_norm: whose images it averages over: each process's, or with "synchronised" those of all; with "shuffled" the
+            network is that of "local", and who calls the momentum encoder exchanges its images (arXiv 1911.05722).
+        recompute: whether the encoder computes activations again in the backward pass, for less memory.
     """
 
     encoder: str
@@ -43,6 +48,8 @@ class Architecture:
     decode_other: bool = False
     decode_own: bool = False
     seed: int = 0
+    batch_norm: BatchNorm = "local"
+    recompute: bool = False
 
 
 class Batch(NamedTuple):
@@ -57,7 +64,7 @@ class Batch(NamedTuple):
 class Colour(nn.Module):
     """CMC's two encoders (arXiv 1906.05849): one for the first channel of a view, one for the other two."""
 
-    def __init__(self, first: ResNet, second: ResNet) -> None:
+    def __init__(self, first: ResNet | Foreign, second: ResNet | Foreign) -> None:
         super().__init__()
         self.halves = nn.ModuleList((first, second))
         self.features = first.features + second.features
@@ -70,19 +77,24 @@ class Colour(nn.Module):
 
 
 class Network(nn.Module):
-    """Views -> Outputs. `encoder` is what a run is worth: [B, 3, S, S] -> features, without any head."""
+    """Views -> Outputs. `encoder` is what a run is worth: [B, 3, S, S] -> features, without any head.
+
+    `features` is the length of one view's in the outputs. Raises ValueError for what encoders.build refuses, and for
+    synchronised batch norm without any.
+    """
 
     def __init__(self, made_of: Architecture) -> None:
         super().__init__()
         self.made_of = made_of
-        options = {"width": made_of.width, "image_size": made_of.size}
+        options = {"width": made_of.width, "image_size": made_of.size, "recompute": made_of.recompute}
         if made_of.views == "colour":
             halves = [build(made_of.encoder, channels=channels, **options) for channels in (1, 2)]
-            self.encoder: ResNet | Colour = Colour(*halves)
+            self.encoder: ResNet | Foreign | Colour = Colour(*halves)
             features = halves[0].features
         else:
             self.encoder = build(made_of.encoder, **options)
             features = self.encoder.features
+        self.features = features
         hidden, out = made_of.hidden, made_of.out
         heads = 2 if made_of.views == "colour" else 1
         self.projector = nn.ModuleList(projector(features, hidden=hidden, out=out) for _ in range(heads))
@@ -93,6 +105,20 @@ class Network(nn.Module):
         self.predictor = projector(out, hidden=hidden or out, out=out) if made_of.predictor else None
         self.other = Decoder(features, made_of.size) if made_of.decode_other else None
         self.own = Decoder(features, made_of.size) if made_of.decode_own else None
+        if made_of.batch_norm == "synchronised":
+            self._synchronise_()
+
+    def _synchronise_(self) -> None:
+        if not any(isinstance(module, _BatchNorm) for module in self.modules()):
+            raise ValueError(
+                f"synchronised batch norm changes nothing in {self.made_of.encoder} with a linear projector: use local"
+            )
+        if any(isinstance(module, Foreign) for module in self.modules()):
+            synchronised_(self)
+        else:
+            nn.SyncBatchNorm.convert_sync_batchnorm(self)
+        if self.made_of.recompute:
+            count_once_(self.encoder)
 
     def forward(self, batch: Batch) -> Outputs:
         """The outputs for a batch. Normalised in float32 also under autocast: bf16 would change ring ranks."""
@@ -146,6 +172,25 @@ class Network(nn.Module):
         puzzle_BD = self.jigsaw(patch_PBD.movedim(0, 1).flatten(1))
         projected_VBD = torch.stack((self.projector[0](feature_BF), puzzle_BD))
         return Outputs(unit(projected_VBD), projected_VBD.float(), feature_BF[None].float())
+
+
+def compiled_(network: Network, device: torch.device | None = None) -> None:
+    """Compile the encoder (for colour both) in place, at its first call; keys of the state dict stay as they are.
+
+    Neither step nor rows reach what is compiled, so it is compiled once for each shape of the views. Copies are not
+    compiled: call it for a momentum encoder too. Raises ValueError where nothing can be compiled for `device`, by default
+    the network's own.
+    """
+    device = device or next(network.parameters()).device
+    try:
+        torch.compile(torch.neg, fullgraph=True)(torch.zeros(4, device=device))
+    except Exception as error:  # whatever is missing: a compiler, its headers, Triton
+        reason = str(error).strip().split("\n")[0]
+        remedy = "leave --compile out, or install g++ and python3-dev (and triton for a GPU)"
+        raise ValueError(f"nothing can be compiled for {device.type} here ({reason}): {remedy}") from error
+    halves = network.encoder.halves if isinstance(network.encoder, Colour) else (network.encoder,)
+    for encoder in halves:
+        encoder.compile()
 
 
 def unit(projected_VBD: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 accelerate's gather drops the gradient of the other ranks' keys: 72 % off the joint batch's gradient, measured.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -45,6 +48,56 @@ def total(x: Tensor) -> Tensor:
     if world() > 1:
         distributed.all_reduce(x)
     return x
+
+
+@torch.no_grad()
+def most(x: Tensor) -> Tensor:
+    """The largest of `x` over all ranks, elementwise; in place."""
+    if world() > 1:
+        distributed.all_reduce(x, distributed.ReduceOp.MAX)
+    return x
+
+
+OF_PEERS = ("gloo", "pair closure", "Connection closed", "Connection reset", "NCCL")  # what errors of talking say
+
+
+@contextmanager
+def main_first(task: str) -> Iterator[None]:
+    """The main process before all others, however long it takes: a barrier would end with the timeout of the group."""
+    if world() == 1:
+        yield
+        return
+    store = distributed.distributed_c10d._get_default_store()
+    if rank() > 0:
+        store.wait([task], timedelta(days=30))
+        yield
+        return
+    try:
+        yield
+    finally:
+        store.set(task, "")
+
+
+def lost(error: BaseException, *, seconds: float = 10.0) -> list[int] | None:
+    """The ranks that no longer answer, where `error` is of talking to them; None for any other error.
+
+    Every rank that meets such an error calls this, within `seconds` of the others. They meet at the key-value store that
+    brought them together, since no collective works any more; gloo names an address at best.
+    """
+    talking = isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in OF_PEERS)
+    )
+    if world() == 1 or not talking:
+        return None
+    store = distributed.distributed_c10d._get_default_store()
+    store.set(f"here/{rank()}", "")
+    silent = []
+    for other in range(world()):
+        try:
+            store.wait([f"here/{other}"], timedelta(seconds=seconds))
+        except (RuntimeError, ValueError):
+            silent.append(other)
+    return silent
 
 
 @torch.no_grad()

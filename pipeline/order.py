@@ -25,7 +25,9 @@ def permutation(rows: int, *, seed: int, epoch: int) -> np.ndarray:
 def share(batch: int, *, rank: int, world: int) -> slice:
     """Which part of a global batch is `rank`'s; raises ValueError where it does not divide."""
     if batch % world:
-        raise ValueError(f"the global batch of {batch} does not divide over {world} processes: use a multiple of {world}")
+        fitting = [str(number) for number in range(1, min(batch, 1024) + 1) if batch % number == 0]
+        words = " or ".join(filter(None, [", ".join(fitting[:-1]), fitting[-1]]))
+        raise ValueError(f"the global batch of {batch} does not divide over {world} processes: use {words} of them")
     return slice(rank * batch // world, (rank + 1) * batch // world)
 
 

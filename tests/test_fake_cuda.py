@@ -78,7 +78,7 @@ def test_network_loss_and_memory_stay_on_their_device_and_never_wait_for_it(name
         monkeypatch.setattr("viewmill.objectives.regions.BLOCK", 1000)
         monkeypatch.setattr("viewmill.objectives.attach.BLOCK", 100)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, **options: self)  # fake parameters cannot change their layout
-    settings = {"encoder": "resnet18", "width": 2, "size": 16, "hidden": 8, "embedding": 6, "seed": 0}
+    settings = {"encoder": "resnet18", "width": 2, "size": 16, "hidden": 8, "embedding": 6, "seed": 0, "batch_norm": "local"}
     made, now = RECIPES[method.recipe](16), Moment(1, 100, 10)
     with FakeTensorMode():
         memory = memories.start(method, rows=ROWS, batch=4, dimension=6, seed=0, device=cuda)
@@ -110,7 +110,7 @@ def test_a_step_of_the_momentum_encoder_stays_on_its_device():
     with FakeTensorMode(), torch.device("cuda"):
         network, target = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
         with Watch():
-            follow_(target, network, momentum=0.9)
+            follow_(target, network, momentum=0.9, sound=torch.ones((), dtype=torch.bool, device="cuda"))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from viewmill.learner import architecture
 from viewmill.models.momentum import follow_, follower
 from viewmill.models.network import Batch, Network
 from viewmill.models.optimise import set_learning_rate_, sgd
+from viewmill.models.update import Late, Part, backward, start, update_
+from viewmill.objectives import gather, objective
 from viewmill.objectives import memory as memories
-from viewmill.objectives import objective
 from viewmill.objectives.methods import METHODS
 from viewmill.objectives.parts import Nearest, Ring
 from viewmill.objectives.schedules import Moment
@@ -44,11 +45,20 @@ def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
         method = replace(method, region=Ring(0.1, 0.8))
     if isinstance(method.region, Nearest):
         method = replace(method, region=Nearest(4), warm_start=0.0)
-    settings = {"encoder": "resnet18", "width": 8, "size": 32, "hidden": 16, "embedding": 8, "seed": 0}
+    settings = {
+        "encoder": "resnet18",
+        "width": 8,
+        "size": 32,
+        "hidden": 16,
+        "embedding": 8,
+        "seed": 0,
+        "batch_norm": "local",
+    }
     model = Network(architecture(settings, method)).to(device)
     target = None if method.target is None else follower(model)
     optimiser = sgd(model, momentum=0.9, weight_decay=1e-4)
     set_learning_rate_(optimiser, 0.01)
+    guard, late = start(scaled=dtype == torch.float16, device=device), Late()
     memory = memories.start(method, rows=len(photo_beton), batch=8, dimension=8, seed=0, device=device)
     with loader(photo_beton, RECIPES[method.recipe](32), "cuda") as source:
         for number, batch in enumerate(source.epoch(0)):
@@ -61,14 +71,16 @@ def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
                     views = target(seen).embedding_VBD[: len(method.target_views)]
                     outputs = outputs._replace(target_VBD=views)
             loss, scalars, pending = objective.loss(method, outputs, memory, images, moment, observe=number == 0)
-            loss.backward()
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            backward(loss, guard, Part(1, True))
+            tell = (torch.zeros((), device=device), batch.valid_B.any())
+            verdict = update_(optimiser, guard, clip=1.0, scaled=dtype == torch.float16, rank=0, tell=tell, most=gather.most)
+            told = late.bring(verdict.numbers())
             if target is not None:
-                follow_(target, model, momentum=0.99)
+                follow_(target, model, momentum=0.99, sound=verdict.sound)
             memories.write_(method, memory, outputs, images, moment, pending)
         torch.cuda.set_sync_debug_mode("default")
     assert np.isfinite(scalars["loss"].item())
+    assert told[:2] == [0, 0]  # nothing was masked
 
 
 def test_memory_does_not_grow_from_epoch_to_epoch(photo_beton):

@@ -18,7 +18,8 @@ from viewmill.pipeline.recipe import RECIPES
 
 SIZE, COUNT, OUT = 16, 5, 6
 PLAIN = Architecture("resnet18", width=2, size=SIZE, hidden=8, out=OUT)
-SETTINGS = {"encoder": "resnet18", "width": 2, "size": SIZE, "hidden": 8, "embedding": OUT, "seed": 1}
+SOUND = torch.ones((), dtype=torch.bool)
+SETTINGS = {"encoder": "resnet18", "width": 2, "size": SIZE, "hidden": 8, "embedding": OUT, "seed": 1, "batch_norm": "local"}
 
 
 def views_of(recipe, count=COUNT, seed=0):
@@ -140,12 +141,12 @@ def test_the_momentum_encoder_starts_as_a_copy_and_follows_by_its_share():
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter))
-    follow_(target, network, momentum=0.9)
+    follow_(target, network, momentum=0.9, sound=SOUND)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(target.state_dict()[name], 0.9 * before[name] + 0.1 * parameter)
         assert not target.get_parameter(name).requires_grad
     assert torch.equal(target.encoder.bn1.running_mean, before["encoder.bn1.running_mean"])
-    follow_(target, network, momentum=0.0)
+    follow_(target, network, momentum=0.0, sound=SOUND)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(target.get_parameter(name), parameter.detach(), rtol=0, atol=1e-7)
 

@@ -1,0 +1,242 @@
+"""What a run tells: its plan, a record of each reading, what looks wrong, how it ended; on the main process alone."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .commands import Train
+from .journal.clock import Clock
+from .journal.dashboard import Progressed, Screen, bound_line, dashboard, duration, opening, say, table
+from .journal.log import Log
+from .limits import peak_rate
+from .models.rates import rate_at
+from .objectives.alarms import alarms
+from .objectives.method import Method
+from .objectives.schedules import Moment
+from .settings import summary
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+    from .learner import Learner, Settings
+    from .models.update import Verdict
+    from .models.writer import Saved
+    from .pipeline.beton import Beton
+    from .pipeline.loader import BetonLoader, ViewBatch
+
+
+class Job(NamedTuple):
+    """A training with all that it is made of; `first` is the step at which this start begins."""
+
+    config: Train
+    method: Method
+    settings: Settings
+    beton: Beton
+    loader: BetonLoader
+    learner: Learner
+    accelerator: Accelerator
+    first: int
+    every: int
+    """Steps between checkpoints."""
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.settings["steps"]
+
+    def moment(self, step: int) -> Moment:
+        """Where the run stands before `step` (from 0)."""
+        return Moment(step, self.steps, len(self.loader))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of `step` (from 0)."""
+        peak, warmup = peak_rate(self.config, self.method), round(self.config.warmup * self.steps)
+        return rate_at(step, steps=self.steps, warmup=warmup, peak=peak, shape=self.config.schedule)
+
+    def keeps(self, done: int) -> bool:
+        """Whether a checkpoint is due after so many steps."""
+        return done % self.every == 0 or done == self.steps
+
+    def observes(self, done: int) -> bool:
+        """Whether the step that makes so many is logged with all that is to be known of it."""
+        return done % self.config.log_every == 0 or done == self.first + 1
+
+
+class Taken(NamedTuple):
+    """What a step leaves on the device: scalars, features [V, B, F], and the verdict of its update if it made one."""
+
+    scalars: dict[str, torch.Tensor]
+    feature_VBF: torch.Tensor
+    verdict: Verdict | None
+
+
+def plan(job: Job, given: str) -> None:
+    """Print what is about to happen, in some ten lines."""
+    from .models.writer import needed_bytes
+    from .resume import parts_of
+
+    config, settings, world = job.config, job.settings, job.accelerator.num_processes
+    network, device = job.learner.network, job.accelerator.device
+    count = sum(parameter.numel() for parameter in network.parameters())
+    views, positive, negatives, memory, loss, source = summary(job.method)
+    share = f", {settings['batch'] // world} on each of {world} processes" if world > 1 else ""
+    gathered = f", {config.accumulate} batches an update" if config.accumulate > 1 else ""
+    extras = [f"clipped at {config.clip:g}"] if config.clip else []
+    extras += [f"moving average {config.ema:g}"] if config.ema else []
+    size = needed_bytes(parts_of(job.learner)) / 1e6
+    classes = int(job.beton.label_N.max()) + 1
+    rows = [
+        ("data", f"{config.data}: {len(job.beton):,} images, {f'{classes} classes' if classes > 0 else 'no classes'}"),
+        (
+            "views",
+            f"{config.recipe or views} at {config.size} px; {job.loader.engine_name} engine, colours on the "
+            f"{job.loader.placement}",
+        ),
+        ("method", f"{config.method} ({source}): positive {positive}; negatives {negatives}; memory {memory}; {loss}"),
+        ("encoder", f"{config.encoder}, {count / 1e6:.1f} M parameters with heads, batch norm {config.batch_norm}"),
+        ("begins with", given or f"random weights of seed {config.seed}"),
+        ("optimiser", ", ".join([f"{config.optimiser}, rate {peak_rate(config, job.method):g} {config.schedule}", *extras])),
+        ("batch", f"{config.batch} images{share}{gathered}"),
+        ("runs on", f"{device.type}, precision {'float32' if config.precision == 'no' else config.precision}"),
+        ("steps", f"{job.first:,} to {job.steps:,}, {len(job.loader):,} an epoch"),
+        ("results", f"{config.out}; a checkpoint of {size:,.0f} MB every {job.every:,} steps, {free_text(config)}"),
+    ]
+    opening(f"viewmill train {config.method}", rows)
+
+
+def free_text(config: Train) -> str:
+    """How much room there is where the results go."""
+    return f"{shutil.disk_usage(config.out).free / 1e9:,.0f} GB free"
+
+
+class Report:
+    """Log, screen and trackers as one; on other processes than the main one it says and writes nothing."""
+
+    def __init__(self, job: Job, log: Log | None, screen: Screen, tracker: Any) -> None:
+        self._job, self._log, self._screen, self._tracker = job, log, screen, tracker
+        self._told = set[str]()
+        self.last: Progressed | None = None
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Write a record."""
+        if self._log is not None:
+            self._log.write(name, **facts)
+
+    def fault(self, kind: str, text: str, *, step: int) -> None:
+        """Write and show what went wrong."""
+        self.event(kind, step=step, text=text)
+        self._screen.warn(f"step {step}: {text}")
+
+    def reading(self, values: dict[str, Any], clock: Clock, *, step: int, rate: float, saved: Saved | None) -> None:
+        """Write and show the numbers of a step, and say what looks wrong in them, each kind of fault once a start."""
+        self.last = now = clock.read(step, values, rate, saved=saved and (saved.step, saved.time))
+        if self._log is None:
+            return
+        self.event("step", **(now._asdict() | values))
+        self._screen.show(now)
+        if self._tracker is not None:
+            self._tracker.scalars({"learning_rate": rate, "images_per_s": now.images_per_s, "wait": now.wait} | values, step)
+        most_rank = min(self._job.config.batch, self._job.config.embedding)
+        for kind, text in alarms(values, step=step, most_rank=most_rank).items():
+            if kind not in self._told:
+                self._told.add(kind)
+                self.event("alarm", step=step, kind=kind, text=text)
+                self._screen.warn(f"step {step}: {text}")
+
+    def faults(self, texts: Sequence[str], *, step: int) -> None:
+        """Write and show what went wrong with checkpoints."""
+        for text in texts:
+            self.fault("checkpoint", text, step=step)
+
+    def summarise(
+        self, clock: Clock, saved: Saved | None, unreadable: Sequence[int], code: int, *, step: int, seconds: float
+    ) -> None:
+        """The closing table of a training."""
+        config, now = self._job.config, self.last
+        if unreadable:
+            shown = ", ".join(map(str, unreadable[:10]))
+            advice = f"`viewmill inspect {config.data} --deep` lists them all"
+            say(f"{len(unreadable)} images could not be decoded and took no part (rows {shown}): {advice}")
+        if now is None:
+            say(f"{config.out} was complete already: {step} steps")
+            return
+        rows = [
+            ("steps", f"{step} of {now.steps}"),
+            ("time", duration(seconds)),
+            ("images/s", f"{(step - self._job.first) * config.batch / seconds:,.0f}"),
+            ("waiting for data", f"{clock.waited_total / seconds:.1%}"),
+            ("loss", "-" if now.loss is None else f"{now.loss:.4f}"),
+            ("bound", bound_line(now)),
+            *([("updates left out", f"{now.masked:,}")] if now.masked else []),
+            *([("checkpoint", str(saved.path))] if saved is not None else []),
+        ]
+        table(f"{config.method}: {'stopped early' if code else 'done'}", ("", ""), rows)
+
+    def pictures(self, batch: ViewBatch, taken: Taken, *, step: int) -> None:
+        """Send views, neighbours and curves to the trackers."""
+        if self._tracker is None:
+            return
+        from .portraits import curves, neighbour_grid, view_grid
+
+        recipe, feature_BF = self._job.loader.recipe, taken.feature_VBF[0]
+        drawn = {
+            "views": lambda: view_grid(batch, recipe),
+            "neighbours": lambda: neighbour_grid(batch, recipe, feature_BF),
+            "curves": lambda: curves(self._job.config.out / "log.jsonl"),
+        }
+        self._tracker.pictures(drawn, step)
+
+
+@contextmanager
+def reporting(job: Job) -> Iterator[Report]:
+    """The report of a start of a run."""
+    config, accelerator = job.config, job.accelerator
+    title = f"{config.method} on {config.data.name}, {job.loader.engine_name} engine, {accelerator.device.type}"
+    with ExitStack() as stack:
+        log = tracker = None
+        screen = stack.enter_context(dashboard(title, visible=accelerator.is_main_process))
+        if accelerator.is_main_process:
+            log = stack.enter_context(Log(config.out / "log.jsonl", resumed_step=job.first, warn=screen.warn))
+            facts = {"data": str(config.data), "processes": accelerator.num_processes, "device": str(accelerator.device)}
+            log.started(step=job.first, config=job.settings, **facts)
+        if config.track:
+            from .tracking import tracked
+
+            about = (config.track, config.out, job.settings, accelerator)
+            tracker = stack.enter_context(tracked(*about, step=job.first, warn=screen.warn))
+        yield Report(job, log, screen, tracker)
+
+
+def observed(job: Job, taken: Taken, moment: Moment) -> dict[str, Any]:
+    """The step's scalars and histograms: the one place where the host waits for the device. Every process calls it."""
+    from .objectives.losses import derived
+    from .objectives.memory import outer_edge
+
+    values: dict[str, Any] = {name: value.tolist() for name, value in job.accelerator.reduce(taken.scalars, "mean").items()}
+    edge = outer_edge(job.method, job.learner.memory, moment)
+    values |= derived(job.method, values, job.config.embedding) | ({} if edge is None else {"outer": edge})
+    if taken.verdict is not None:
+        values["grad_norm"] = taken.verdict.norm.item()
+    if job.config.precision == "fp16":
+        values["scale"] = job.learner.guard["scale"].item()
+    return values | {"masked": int(job.learner.guard["masked"]), "memory_bytes": _memory_bytes(job.accelerator.device)}
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """What this process has at most taken of the device's memory; on a CPU, what it holds."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def exit_facts(code: int, *, step: int, steps: int, reason: str) -> dict[str, Any]:
+    """What stands in RUN/exit.json."""
+    return {"code": code, "step": step, "steps": steps, "reason": reason, "time": round(time.time(), 3)}
