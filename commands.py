@@ -230,12 +230,12 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Measure speeds here, warm and interleaved: views beside the peers and the physical limit, or regions and banks."""
+    """Measure speeds here, warm and in turns: views beside the peers and the physical limit, regions, or training."""
 
-    what: tyro.conf.Positional[Literal["pipeline", "objective"]]
-    """What is measured: views of images, or regions, banks and clusters on made-up embeddings."""
+    what: tyro.conf.Positional[Literal["pipeline", "objective", "step"]]
+    """What is measured: views of images; regions, banks and clusters on made-up embeddings; or the engine of a training."""
     data: tyro.conf.Positional[Path | None] = None
-    """For views, a .beton of JPEG images: some hundred will do (`viewmill subset`), since slow peers go over all of them."""
+    """A .beton. Of JPEG images, some hundred (`viewmill subset`), for views; rendered by default, at least 256, for step."""
     size: int = 224
     """Side of a view in pixels."""
     batch: int = 128

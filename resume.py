@@ -49,6 +49,11 @@ def _memory_file(name: str) -> str:
     return f"{name}-00000-of-00001"
 
 
+def begun(run: Path) -> bool:
+    """Whether the run in this folder has checkpoints, as the main process sees it."""
+    return bool(broadcast_object_list([bool(checkpoint.steps(run / "checkpoints"))])[0])
+
+
 class Restored(NamedTuple):
     """Where a run stands, and which newer checkpoints did not verify and why."""
 

@@ -67,16 +67,17 @@ from .commands import (
     Train,
 )
 from .datasets import convert, inspect, open_images, refusing, split, subset
+from .ending import REASONS, Failed, ending
 from .journal.clock import Clock
 from .journal.dashboard import say
-from .journal.folder import Refused, locked, recorded, settle_config, write_json
+from .journal.folder import Refused, locked, recorded, settle_config
 from .journal.signals import deferred, end_with_launcher
 from .limits import FREE, method_of
 from .objectives.method import Method
 from .objectives.schedules import Moment
 from .pipeline.sources.opened import is_source
 from .settings import values
-from .telling import Job, Report, Taken, exit_facts, observed, plan, reporting
+from .telling import Job, Report, Taken, observed, plan, reporting
 from .views import colours_of, open_loader
 
 if TYPE_CHECKING:
@@ -84,13 +85,8 @@ if TYPE_CHECKING:
 
     from .learner import Learner, Settings
     from .models.update import Part
-    from .models.writer import Writer
     from .pipeline.beton import Beton
     from .pipeline.loader import BetonLoader, ViewBatch
-
-
-class Failed(RuntimeError):
-    """A run that cannot go on, for a reason that needs no trace; the message names step, cause and remedy. Exit code 1."""
 
 
 def train(config: Train) -> int:
@@ -121,42 +117,22 @@ def _train(config: Train, method: Method, beton: Beton | None, asked: Callable[[
     with refusing():
         waits = InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout))
         accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[waits])
-    ending = exit_facts(1, step=0, steps=0, reason="it failed before its first step")
     with ExitStack() as stack:
         if accelerator.is_main_process:
             with refusing():
                 stack.enter_context(locked(config.out))
-            (config.out / "exit.json").unlink(missing_ok=True)  # of an earlier start: a scheduler must not read it again
-        try:
+        with ending(config.out, visible=accelerator.is_main_process) as ended:
             if beton is None:
                 with gather.main_first("converted"):
                     beton = open_images(config.data)
             with refusing():
                 job = prepare(config, method, beton, accelerator, stack)
-            ending |= {"step": job.first, "steps": job.steps, "reason": "it failed"}
-            ending |= loop(job, asked)
+            ended |= {"step": job.first, "steps": job.steps, "reason": "it failed"}
+            ended |= loop(job, asked)
             # together: a process that ends while gloo's threads still serve the other one is aborted at times
             accelerator.wait_for_everyone()
             accelerator.end_training()
-        except Refused as error:
-            ending |= {"code": 2, "reason": str(error)}
-            raise
-        except Failed as error:
-            ending["reason"] = str(error)
-            say(f"viewmill: {error}")
-        except BaseException as error:
-            ending["reason"] = f"{type(error).__name__}: {error}"
-            if (ranks := gather.lost(error)) is None:
-                raise
-            names = ", ".join(map(str, ranks)) or "none that is missing now"
-            ending["reason"] = (
-                f"process {names} no longer answers ({error}); checkpoints are intact: start it again to continue"
-            )
-            say(f"viewmill: {ending['reason']}")
-        finally:
-            if accelerator.is_main_process:
-                write_json(config.out / "exit.json", ending)
-    return ending["code"]
+    return ended["code"]
 
 
 def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerator, stack: ExitStack) -> Job:
@@ -164,19 +140,21 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
     from .learner import build
     from .models.weights import fingerprint
     from .models.writer import check_room
-    from .resume import parts_of, restore_
+    from .resume import begun, parts_of, restore_
 
     loader = stack.enter_context(closing(open_loader(config, method, beton, accelerator)))
     settings = describe(config, method, beton, loader)
-    begun = recorded(config.out).get("init")
-    settings["init"] = begun or (None if config.init is None else fingerprint(config.init))
+    # what a run began with is in its checkpoints: the file may be gone, or be of a run that has gone on
+    goes_on = begun(config.out)
+    init = None if goes_on else config.init
+    settings["init"] = recorded(config.out).get("init") if goes_on else init and fingerprint(init)
     learner, given = build(
         settings,
         method,
         beton,
         accelerator,
         sides=[view.size for view in loader.recipe.views],
-        init=None if begun else config.init,
+        init=init,
         recompute=config.recompute,
         compiled=config.compile,
     )
@@ -192,7 +170,7 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
         if step:
             say(f"continuing {config.out} at step {step} of {settings['steps']}")
         if step < settings["steps"]:
-            tight = check_room(config.out, parts_of(learner), keep=config.keep)
+            tight = check_room(config.out / "checkpoints", parts_of(learner), keep=config.keep)
             plan(job, given)
             say(tight) if tight else None
     return job
@@ -265,6 +243,8 @@ def take_step(
 
 def loop(job: Job, asked: Callable[[], int]) -> dict[str, Any]:
     """Steps until the end or a signal; what a person or a later start needs is on disk when it returns how it ended."""
+    from accelerate.utils import gather_object
+
     from .models.optimise import set_learning_rate_
     from .models.update import Late, part_of
     from .models.writer import Writer
@@ -307,24 +287,15 @@ def loop(job: Job, asked: Callable[[], int]) -> dict[str, Any]:
                 break
         heed(late.rest(), report, job, step=step, rate=rate)
         writer.wait()
-        return conclude(job, report, clock, writer, code, step=step)
-
-
-def conclude(job: Job, report: Report, clock: Clock, writer: Writer, code: int, *, step: int) -> dict[str, Any]:
-    """Say how a start of a run ended; raises Failed where its last checkpoint is not on the disk."""
-    from accelerate.utils import gather_object
-
-    seconds = time.perf_counter() - clock.started
-    unreadable = sorted(set().union(*gather_object([job.loader.unreadable])))
-    report.event("end", step=step, code=code, seconds=round(seconds, 3), unreadable=unreadable)
-    if job.accelerator.is_main_process:
-        faults = writer.take_faults()
-        report.faults(faults, step=step)
+        report.faults(lost := writer.take_faults(), step=step)
+        seconds = time.perf_counter() - clock.started
+        unreadable = sorted(set().union(*gather_object([job.loader.unreadable])))
+        report.event("end", step=step, code=code, seconds=round(seconds, 3), unreadable=unreadable)
+    if accelerator.is_main_process:
         if step > job.first and (writer.saved is None or writer.saved.step != step):
-            raise Failed(f"the checkpoint of step {step} could not be written: {'; '.join(faults)}; start again to continue")
+            raise Failed(f"the checkpoint of step {step} could not be written: {'; '.join(lost)}; start again to continue")
         report.summarise(clock, writer.saved, unreadable, code, step=step, seconds=seconds)
-    reason = {0: "done", 75: "stopped early by a signal", 130: "interrupted"}[code]
-    return exit_facts(code, step=step, steps=job.steps, reason=reason)
+    return {"code": code, "step": step, "reason": REASONS[code]}
 
 
 def heed(told: list[float] | None, report: Report, job: Job, *, step: int, rate: float) -> int:
@@ -360,6 +331,16 @@ def demo(config: Demo) -> int:
 
 def bench(config: Bench) -> int:
     """Measure speeds."""
+    if config.what == "step":
+        from .benchmarks.prepared import Engine
+        from .benchmarks.step import bench as measure_steps
+        from .learner import advance_, forward, seed_step, watch_
+        from .models.update import Part
+        from .models.writer import Writer
+        from .resume import facts_of, parts_of, restore_
+
+        of_a_step = (take_step, advance_, forward, seed_step, watch_, Part(1, last=True))
+        return measure_steps(config, Engine(prepare, batches, *of_a_step, Writer, parts_of, facts_of, restore_))
     if config.what == "objective":
         from .benchmarks.objective import bench as measure
     else:

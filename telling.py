@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -235,8 +234,3 @@ def _memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * 4096
-
-
-def exit_facts(code: int, *, step: int, steps: int, reason: str) -> dict[str, Any]:
-    """What stands in RUN/exit.json."""
-    return {"code": code, "step": step, "steps": steps, "reason": reason, "time": round(time.time(), 3)}

@@ -41,16 +41,6 @@ def test_a_cut_binary_file_is_refused(tmp_path):
     assert "3078 bytes" in done.stderr
 
 
-@pytest.mark.slow
-def test_the_throughput_benchmark_prints_one_json_line(photo_beton):
-    options = ("--data", photo_beton.path, "--width", 4, "--size", 16, "--batch", 8, "--block", 2, "--blocks", 3)
-    done = script("training_throughput.py", *options)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert answer["n"] == 3
-    assert 0 < answer["ratio_lowest"] <= answer["ratio"] <= answer["ratio_highest"]
-
-
 def test_bench_pipeline_prints_a_json_line_a_contender_tables_and_a_picture(photo_beton, tmp_path):
     arguments = ["bench", "pipeline", photo_beton.path, "--size", 32, "--batch", 8, "--repeats", 2, "--no-peers"]
     command = [sys.executable, str(ROOT / "run.py"), *map(str, arguments), "--picture", str(tmp_path / "speed.png")]

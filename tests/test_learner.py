@@ -160,6 +160,10 @@ def test_a_run_begins_with_the_weights_it_is_given_and_remembers_which(beton, tm
     weights = [name for name in before if "running" not in name and "num_batches" not in name]
     assert all(torch.equal(before[name], after[name]) for name in weights)
     assert run(*common, *given, "--steps", "1", out=tmp_path / "second").code == 0
+    (tmp_path / "second" / "checkpoints").rename(tmp_path / "aside")  # killed before its first checkpoint
+    refused = run(*common, "--learning-rate", "0", "--weight-decay", "0", "--steps", "1", out=tmp_path / "second")
+    assert refused.code == 2
+    assert "init = " in refused.said()
     refused = run(
         *common,
         "--learning-rate",

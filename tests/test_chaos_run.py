@@ -1,0 +1,324 @@
+"""A training that suffers a hundred faults at random ends with the bytes and the log of one that suffered none.
+
+Every start of it is ended by something; the last one is let go to the end. The share that runs always suffers each kind once,
+`make chaos` a hundred faults at each of three seeds.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import TINY, Fault, Started, ending, run, state
+
+from viewmill.models import checkpoint
+from viewmill.pipeline import factors
+from viewmill.pipeline.convert import convert
+
+PER_EPOCH = 31  # odd: an update of two batches is of one at the end of each epoch
+GRACE = 3  # steps that a signal may take: the rest of its update, and one
+OF_THE_MOMENT = {"time", "images_per_s", "wait", "left_s", "memory_bytes", "saved_step", "saved_age_s"}
+CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+CAPPED = 137  # a start that nothing else has ended by then dies in mid-step
+COMMON = ("--accumulate", "2", "--clip", "1", "--ema", "0.9", "--checkpoint-every", "3", "--keep", "3")
+BANK = ("ir", "--set", "memory.negatives=40")
+KINDS_OF_RUN = {
+    "a bank, AdamW, bf16": (*BANK, "--optimiser", "adamw"),
+    "a bank, LARS, float32": (*BANK, "--optimiser", "lars", "--precision", "no"),
+    "momentum encoder, queue and noise": ("superinfo-moco", "--set", "memory.size=64"),
+}
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("factors")
+    factors.write_folder(folder / "images", 16 * PER_EPOCH + 5, seed=0)
+    convert([folder / "images"], folder / "factors.beton")
+    return folder / "factors.beton"
+
+
+def sound(out: Path) -> list[int]:
+    """The steps of the checkpoints that verify, oldest first."""
+    found = []
+    for path in checkpoint.steps(out / "checkpoints"):
+        with contextlib.suppress(checkpoint.InvalidCheckpoint):
+            checkpoint.verify(path)
+            found.append(int(path.name.split("-")[-1]))
+    return found
+
+
+def told(out: Path) -> list[dict[str, Any]]:
+    """The records of steps without what is of the moment; lines that are none are passed over."""
+    found = []
+    for line in (out / "log.jsonl").read_bytes().split(b"\n") if (out / "log.jsonl").exists() else []:
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and record.get("event") == "step":
+                found.append({key: value for key, value in record.items() if key not in OF_THE_MOMENT})
+    return found
+
+
+class Victim:
+    """A run and what befalls it; `first` is where its next start begins, `last` where a fault strikes at the latest."""
+
+    def __init__(self, arguments: tuple[object, ...], out: Path, *, steps: int, rng: random.Random) -> None:
+        self.arguments, self.out, self.steps, self.rng = arguments, out, steps, rng
+        self.first = self.last = 0
+        self.largest = 0
+        """Bytes of the largest file of a checkpoint."""
+
+    def aim(self, rounds: int) -> None:
+        """Choose `last` so that `rounds` more faults strike before the end of the run."""
+        self.first = max(sound(self.out), default=0)
+        self.last = min(self.first + self.rng.randint(2, max(2, (self.steps - self.first) // rounds)), self.steps - 2 * GRACE)
+        files = (self.out / "checkpoints").glob("step-*/*.safetensors")
+        self.largest = max((path.stat().st_size for path in files), default=100_000)
+
+    def step(self) -> int:
+        return self.rng.randint(self.first + 1, self.last)
+
+    def begin(self, *faults: Fault) -> Started:
+        self.out.with_name(self.out.name + ".output").unlink(missing_ok=True)
+        capped = [*faults, Fault("exit", self.last + GRACE)]
+        return Started(*self.arguments, "--steps", self.steps, out=self.out, faults=capped)
+
+    def suffer(self, *faults: Fault, codes: set[int]) -> Started:
+        """A start to which `faults` happen; it ends in one of `codes`."""
+        started = self.begin(*faults)
+        code = started.finish()
+        assert code in codes, f"{faults}: {code}, not of {codes}: {started.said()}"
+        return started
+
+    def struck(self, *numbers: int, within: float) -> int:
+        """A start that is signalled from outside at a random time; returns how it ended."""
+        started = self.begin()
+        time.sleep(self.rng.uniform(0, within))
+        for number in numbers:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                started.signal(number)
+        code = started.finish()
+        assert "Traceback" not in started.said() or signal.SIGINT in numbers, started.said()
+        return code
+
+
+# The kinds of faults: each ends a start of the run, or spoils something and sees the next one through that.
+
+
+def killed_in_a_step(run: Victim) -> None:
+    run.suffer(Fault("signal", run.step(), signal.SIGKILL), codes={-signal.SIGKILL})
+
+
+def killed_from_outside(run: Victim) -> None:
+    assert run.struck(signal.SIGKILL, within=0.8) in (-signal.SIGKILL, CAPPED)
+
+
+def killed_while_it_starts(run: Victim) -> None:
+    assert run.struck(signal.SIGKILL, within=0.1) in (-signal.SIGKILL, CAPPED)
+
+
+def dies_at_a_file_operation(run: Victim) -> None:
+    run.suffer(Fault("death", value=run.rng.randint(1, 60)), codes={137})
+
+
+def signalled_in_a_step(run: Victim) -> None:
+    number = run.rng.choice(list(CODES))
+    run.suffer(Fault("signal", run.step(), number), codes={CODES[number]})
+    check_stopped(run, {CODES[number]})
+
+
+def signalled_twice_at_once(run: Victim) -> None:
+    step, numbers = run.step(), run.rng.sample(list(CODES), 2)
+    codes = {CODES[number] for number in numbers}
+    run.suffer(*(Fault("signal", step, number) for number in numbers), codes=codes)
+    check_stopped(run, codes)
+
+
+def check_stopped(run: Victim, codes: set[int]) -> None:
+    said = ending(run.out)
+    assert said["code"] in codes
+    assert said["step"] == max(sound(run.out)) == told(run.out)[-1]["step"]
+
+
+def signalled_from_outside(run: Victim) -> None:
+    numbers = run.rng.sample(list(CODES), run.rng.choice([1, 1, 2]))
+    codes = {CODES[number] for number in numbers} | {-number for number in numbers} | {CAPPED}
+    code = run.struck(*numbers, within=0.8)
+    assert code in codes | ({1} if signal.SIGINT in numbers else set())  # 1: of an interpreter that has only begun
+
+
+def cannot_write_a_checkpoint(run: Victim) -> None:
+    """The limit lies above or below the log's size: where it cannot be cut the start ends before its first step."""
+    faults = Fault("full", value=run.rng.randrange(4096, run.largest)), Fault("signal", run.step(), signal.SIGTERM)
+    before = sound(run.out)
+    run.suffer(*faults, codes={1})
+    assert ending(run.out)["code"] == 1
+    assert sound(run.out) == before
+
+
+def has_no_room_for_a_while(run: Victim) -> None:
+    step = run.step()
+    full = Fault("full", step, run.rng.choice([0, 100, run.largest - 1])), Fault("full", run.rng.randint(step + 1, step + 3), -1)
+    run.suffer(*full, codes={CAPPED})
+
+
+def damaged(run: Victim) -> None:
+    path = run.out / "checkpoints" / f"step-{max(sound(run.out)):08d}"
+    file, rng = run.rng.choice(sorted(path.iterdir())), run.rng
+    match rng.choice(["flip", "cut", "delete", "no manifest", "empty manifest"]):
+        case "flip":
+            data = bytearray(file.read_bytes())
+            data[rng.randrange(len(data))] ^= rng.randint(1, 255)
+            file.write_bytes(data)
+        case "cut":
+            os.truncate(file, rng.randrange(file.stat().st_size))
+        case "delete":
+            file.unlink()
+        case "no manifest":
+            (path / "manifest.json").unlink()
+        case "empty manifest":
+            os.truncate(path / "manifest.json", 0)
+    before = run.first
+    run.first = max(sound(run.out))
+    assert run.first < before
+    said = run.suffer(codes={CAPPED}).said()
+    assert f"passed over: {path}" in said
+    assert f"continuing {run.out} at step {run.first} of {run.steps}" in said
+
+
+def finds_a_torn_log(run: Victim) -> None:
+    line = b'{"event": "step", "time": 1.0, "step": 7, "loss": 1.0}'
+    tails = [line[: run.rng.randrange(1, len(line))], b"\xff" + run.rng.randbytes(500), bytes(5000), b"[]\n{}\n\n7\nnull"]
+    with open(run.out / "log.jsonl", "ab") as file:
+        file.write(run.rng.choice(tails))
+    run.suffer(codes={CAPPED})
+
+
+def finds_leftovers(run: Victim) -> None:
+    folder = run.out / "checkpoints"
+    for name in (".tmp-step-00000005", f".tmp-step-{run.first + 2:08d}", ".tmp-pruned-step-00000001"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "model.safetensors").write_bytes(b"half")
+    (folder / ".tmp-latest").write_bytes(b"step-0")
+    for name in ("config.json.partial", "log.jsonl.partial", "exit.json.partial"):
+        (run.out / name).write_bytes(b'{"half": ')
+    run.suffer(codes={CAPPED})
+
+
+def finds_latest_astray(run: Victim) -> None:
+    latest = run.out / "checkpoints" / "latest"
+    latest.unlink(missing_ok=True)
+    match run.rng.choice(["nowhere", "missing", "garbage", "a link to nowhere"]):
+        case "nowhere":
+            latest.write_text("step-99999999\n")
+        case "garbage":
+            latest.write_bytes(run.rng.randbytes(100))
+        case "a link to nowhere":
+            latest.symlink_to("step-99999999")
+    run.suffer(codes={CAPPED})
+
+
+def finds_what_a_dead_one_left(run: Victim) -> None:
+    (run.out / "exit.json").write_bytes(run.rng.choice([b"", b"{", b'{"code": 0}', run.rng.randbytes(50)]))
+    (run.out / ".lock").write_text("process 4194303 on another-host, since 2020-01-01 00:00:00\n" * 3)
+    run.suffer(codes={CAPPED})
+    assert not (run.out / "exit.json").exists()
+
+
+def meets_a_second_start(run: Victim) -> None:
+    held, go = (run.out.with_name(run.out.name + end) for end in (".held", ".go"))
+    for path in (held, go):
+        path.unlink(missing_ok=True)
+    first = run.begin(Fault("hold", run.step()))
+    while not held.exists():
+        assert first.processes[0].exitcode is None, first.said()
+        time.sleep(0.01)
+    second = Started(*run.arguments, "--steps", run.steps, out=run.out)
+    assert second.finish() == 2, second.said()
+    assert f"in use by another run (process {first.processes[0].pid} on " in second.said()
+    assert not (run.out / "exit.json").exists()
+    go.touch()
+    assert first.finish() == CAPPED, first.said()
+
+
+KINDS: list[Callable[[Victim], None]] = [
+    killed_in_a_step,
+    killed_from_outside,
+    killed_while_it_starts,
+    dies_at_a_file_operation,
+    signalled_in_a_step,
+    signalled_twice_at_once,
+    signalled_from_outside,
+    cannot_write_a_checkpoint,
+    has_no_room_for_a_while,
+    damaged,
+    finds_a_torn_log,
+    finds_leftovers,
+    finds_latest_astray,
+    finds_what_a_dead_one_left,
+    meets_a_second_start,
+]
+
+
+def possible(kind: Callable[[Victim], None], out: Path) -> bool:
+    """Whether what `kind` needs is there: without an older checkpoint damage is the end, and there is a test of that."""
+    if kind is damaged:
+        return len(sound(out)) > 1
+    return (out / "log.jsonl").exists() and (out / "checkpoints").exists() if kind.__name__.startswith("finds") else True
+
+
+def torment(run: Victim, faults: int) -> Counter[str]:
+    """Let a run suffer so many faults of all kinds; returns how many of each."""
+    kinds = (KINDS * (faults // len(KINDS) + 1))[:faults]
+    run.rng.shuffle(kinds)
+    suffered = Counter[str]()
+    while kinds:
+        kind = next((kind for kind in kinds if possible(kind, run.out)), killed_in_a_step)
+        run.aim(len(kinds))
+        kind(run)
+        if kind in kinds:
+            kinds.remove(kind)
+            suffered[kind.__name__] += 1
+        after = sound(run.out)
+        told_steps = [record["step"] for record in told(run.out)]
+        assert max(after, default=0) >= run.first, f"{kind.__name__} cost a checkpoint"
+        assert told_steps == list(range(1, len(told_steps) + 1)), f"{kind.__name__} tore the log"
+        assert len(told_steps) >= max(after, default=0), f"{kind.__name__}: the log is behind the checkpoints"
+    return suffered
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "faults"),
+    [
+        ("a bank, AdamW, bf16", 100, len(KINDS)),
+        *(pytest.param(name, 500, 100, marks=pytest.mark.chaos) for name in KINDS_OF_RUN),
+    ],
+)
+def test_a_tormented_run_ends_with_the_bytes_and_the_log_of_an_undisturbed_one(name, steps, faults, beton, tmp_path):
+    seed = list(KINDS_OF_RUN).index(name)
+    print(f"seed {seed}")
+    arguments = ("train", *KINDS_OF_RUN[name][:1], "--data", beton, *TINY, *COMMON, *KINDS_OF_RUN[name][1:])
+    undisturbed = Started(*arguments, "--steps", steps, out=tmp_path / "undisturbed")
+    victim = Victim(arguments, tmp_path / "run", steps=steps, rng=random.Random(seed))
+    suffered = torment(victim, faults)
+    assert suffered.total() == faults
+    assert len(suffered) == len(KINDS), suffered
+    assert max(sound(victim.out)) < steps
+    last = run(*arguments, "--steps", steps, out=victim.out)
+    assert last.code == 0, last.said()
+    assert ending(victim.out)["code"] == 0
+    assert undisturbed.finish() == 0, undisturbed.said()
+    assert state(victim.out, steps) == state(undisturbed.out, steps)
+    assert told(victim.out) == told(undisturbed.out)
+    assert [record["step"] for record in told(victim.out)] == list(range(1, steps + 1))
+    assert (victim.out / "checkpoints" / "latest").read_text() == f"step-{steps:08d}\n"
+    left = {path.name for path in (victim.out / "checkpoints").iterdir() if not path.name.endswith(".passed-over")}
+    assert left == {path.name for path in (undisturbed.out / "checkpoints").iterdir()}
+    print(dict(suffered))
