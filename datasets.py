@@ -29,7 +29,7 @@ def refusing() -> Iterator[None]:
     """Around what reads a user's input: its ValueErrors and OSErrors are refusals (exit code 2), not failures."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError) as error:
         raise Refused(str(error)) from error
 
 

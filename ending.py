@@ -1,5 +1,6 @@
 """How a run ends: its exit code, and RUN/exit.json, since launchers turn every child's code into 1."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -7,13 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from .journal.dashboard import say
-from .journal.folder import Refused, write_json
+from .journal.folder import Refused, locked, write_json
 
 REASONS = {0: "done", 75: "stopped early by a signal", 130: "interrupted"}
 
 
 class Failed(RuntimeError):
     """A run that cannot go on, for a reason that needs no trace; the message names step, cause and remedy. Exit code 1."""
+
+
+@contextmanager
+def noting_refusals(folder: Path) -> Iterator[None]:
+    """Around what is refused before a start holds its folder: what an earlier one left there must not be read as its."""
+    try:
+        yield
+    except Refused as error:
+        if (folder / "exit.json").exists() and os.environ.get("RANK", "0") == "0":
+            with suppress(OSError, Refused), locked(folder):  # another run's stays
+                write_json(folder / "exit.json", {"code": 2, "step": 0, "steps": 0, "reason": str(error), "time": _now()})
+        raise
+
+
+def _now() -> float:
+    return round(time.time(), 3)
 
 
 @contextmanager
@@ -49,4 +66,4 @@ def ending(folder: Path, *, visible: bool) -> Iterator[dict[str, Any]]:
     finally:
         if visible:
             with suppress(OSError):  # on a full disk the code of the process has to do
-                write_json(folder / "exit.json", ended | {"time": round(time.time(), 3)})
+                write_json(folder / "exit.json", ended | {"time": _now()})

@@ -67,7 +67,7 @@ from .commands import (
     Train,
 )
 from .datasets import convert, inspect, open_images, refusing, split, subset
-from .ending import REASONS, Failed, ending
+from .ending import REASONS, Failed, ending, noting_refusals
 from .journal.clock import Clock
 from .journal.dashboard import say
 from .journal.folder import Refused, locked, recorded, settle_config
@@ -91,7 +91,7 @@ if TYPE_CHECKING:
 
 def train(config: Train) -> int:
     """Train, or continue; returns the exit code, which also stands in RUN/exit.json."""
-    with refusing():
+    with noting_refusals(config.out), refusing():
         method = method_of(config)
         if config.track:
             from .tracking import installed
@@ -103,20 +103,18 @@ def train(config: Train) -> int:
             from .pipeline.order import steps_per_epoch
 
             steps_per_epoch(len(beton), config.batch)
-    with deferred() as asked:
-        end_with_launcher()
-        return _train(config, method, beton, asked)
+    end_with_launcher()
+    return _train(config, method, beton)
 
 
-def _train(config: Train, method: Method, beton: Beton | None, asked: Callable[[], int]) -> int:
+def _train(config: Train, method: Method, beton: Beton | None) -> int:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
     from .objectives import gather
 
-    with refusing():
-        waits = InitProcessGroupKwargs(timeout=timedelta(seconds=config.timeout))
-        accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[waits])
+    waits = InitProcessGroupKwargs(init_method=gather.ANEW, timeout=timedelta(seconds=config.timeout))
+    accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[waits])
     with ExitStack() as stack:
         if accelerator.is_main_process:
             with refusing():
@@ -125,6 +123,7 @@ def _train(config: Train, method: Method, beton: Beton | None, asked: Callable[[
             if beton is None:
                 with gather.main_first("converted"):
                     beton = open_images(config.data)
+            asked = stack.enter_context(deferred())  # from here on: a conversion may be longer than a scheduler waits
             with refusing():
                 job = prepare(config, method, beton, accelerator, stack)
             ended |= {"step": job.first, "steps": job.steps, "reason": "it failed"}

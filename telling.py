@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .commands import Train
+from .ending import Failed
 from .journal.clock import Clock
 from .journal.dashboard import Progressed, Screen, bound_line, dashboard, duration, opening, say, table
 from .journal.log import Log
@@ -174,7 +177,10 @@ class Report:
             *([("updates left out", f"{now.masked:,}")] if now.masked else []),
             *([("checkpoint", str(saved.path))] if saved is not None else []),
         ]
-        table(f"{config.method}: {'stopped early' if code else 'done'}", ("", ""), rows)
+        try:
+            table(f"{config.method}: {'stopped early' if code else 'done'}", ("", ""), rows)
+        except OSError:  # the terminal is gone, or the disk full: what Python still holds for it would make the code 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def pictures(self, batch: ViewBatch, taken: Taken, *, step: int) -> None:
         """Send views, neighbours and curves to the trackers."""
@@ -200,7 +206,10 @@ def reporting(job: Job) -> Iterator[Report]:
         log = tracker = None
         screen = stack.enter_context(dashboard(title, visible=accelerator.is_main_process))
         if accelerator.is_main_process:
-            log = stack.enter_context(Log(config.out / "log.jsonl", resumed_step=job.first, warn=screen.warn))
+            try:
+                log = stack.enter_context(Log(config.out / "log.jsonl", resumed_step=job.first, warn=screen.warn))
+            except OSError as error:
+                raise Failed(f"{config.out / 'log.jsonl'} cannot be written ({error.strerror}): make room there") from error
             facts = {"data": str(config.data), "processes": accelerator.num_processes, "device": str(accelerator.device)}
             log.started(step=job.first, config=job.settings, **facts)
         if config.track:

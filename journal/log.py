@@ -153,8 +153,8 @@ def _cut(path: Path, step: int) -> int:
             for line in _lines(old):
                 try:
                     record = json.loads(line)
-                    keep = record.get("step", 0) <= step
-                except (ValueError, AttributeError, TypeError, RecursionError):
+                    keep = bool(record["event"]) and record.get("step", 0) <= step
+                except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
                     damaged += 1
                     continue
                 if keep:

@@ -3,6 +3,7 @@
 accelerate's gather drops the gradient of the other ranks' keys: 72 % off the joint batch's gradient, measured.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -57,6 +58,19 @@ def most(x: Tensor) -> Tensor:
         distributed.all_reduce(x, distributed.ReduceOp.MAX)
     return x
 
+
+ANEW = "anew://"  # the environment's way to meet, in a part of the store that is this start's own
+
+
+def _anew(url: str, timeout: timedelta, **options: Any) -> Iterator[tuple[Any, int, int]]:
+    """torchrun serves one store for all restarts (2.14), where a restarted process finds the addresses of the dead ones."""
+    meet: Any = distributed  # whose types leave these three out
+    for store, own, size in meet.rendezvous("env" + url.removeprefix("anew"), timeout=timeout, **options):
+        yield meet.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store), own, size
+
+
+if distributed.is_available():
+    distributed.register_rendezvous_handler("anew", _anew)  # pyright: ignore[reportPrivateImportUsage]
 
 OF_PEERS = ("gloo", "pair closure", "Connection closed", "Connection reset", "NCCL")  # what errors of talking say
 

@@ -15,7 +15,7 @@ TJPF_RGB, TJFLAG_ACCURATEDCT = 0, 4096  # turbojpeg.h
 _scratch = threading.local()
 
 
-class EngineUnavailable(RuntimeError):
+class EngineUnavailable(ValueError):
     """An engine that cannot work on this machine; the message says why and which command mends it."""
 
 

@@ -189,7 +189,7 @@ class _Crew:
     def _note_failed_start(self, why: str) -> None:
         self._failed_starts += 1
         if self._failed_starts == MAX_FAILED_STARTS:
-            raise RuntimeError(f"conversion workers do not start ({why}): try --workers 0")
+            raise OSError(f"conversion workers do not start ({why}): try --workers 0")
 
     def close(self) -> None:
         """End all workers."""

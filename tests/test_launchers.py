@@ -4,9 +4,8 @@ Each start takes 10 to 20 s on two cores: one case runs always, `make chaos` run
 """
 
 import contextlib
-import json
 import os
-import re
+import pty
 import signal
 import subprocess
 import sys
@@ -65,7 +64,8 @@ class Launched:
         found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended meanwhile
-                own = dict(line.partition("=")[::2] for line in (entry / "environ").read_text(errors="replace").split("\0"))
+                pairs = (entry / "environ").read_text(errors="replace").split("\0")
+                own = {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
                 if own.get("VIEWMILL_MARK") == self.mark:
                     found[int(entry.name)] = own
         return found
@@ -162,11 +162,32 @@ def test_whatever_ends_a_launcher_leaves_nobody_behind_and_a_run_that_the_same_c
     assert [record["step"] for record in records(out)] == list(range(1, last_of(out) + 1))
 
 
+def test_a_terminal_that_is_closed_ends_a_run_as_sigterm_does(beton, tmp_path):
+    """The kernel sends SIGHUP, and nothing can be printed any more."""
+    out = tmp_path / "run"
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(ROOT / "run.py"), "train", "simclr", "--data", str(beton), *TINY, "--steps", "100000"]
+    options = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TERM": "dumb"}
+    with subprocess.Popen([*command, "--out", str(out)], env=environment, **options) as run:
+        os.close(theirs)
+        until = time.monotonic() + STARTED_S
+        while not records(out):
+            assert run.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        os.close(ours)
+        run.send_signal(signal.SIGHUP)
+        assert run.wait(timeout=ENDED_S) == 75
+    assert ending(out)["code"] == 75
+    last_of(out)
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_launcher_that_may_restart_takes_a_run_past_a_killed_process_to_its_end(rank, beton, tmp_path):
     out = tmp_path / "run"
-    with launched(beton, out, "--max_restarts", "2", "--rdzv_backend", "c10d", processes=2, steps=600) as run:
+    with launched(beton, out, "--max_restarts", "2", processes=2, steps=600) as run:
         run.await_step(120)
         os.kill(run.rank(rank), signal.SIGKILL)
         assert run.launcher.wait(timeout=120) == 0, run.said()

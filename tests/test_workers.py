@@ -112,7 +112,7 @@ def test_a_worker_killed_from_outside_costs_nothing():
 
 def test_workers_that_cannot_start_are_an_error_and_no_hang(monkeypatch):
     monkeypatch.setattr(workers, "_serve", os._exit)  # dies with its pipe as the exit code, which is none
-    with pytest.raises(RuntimeError, match="conversion workers do not start"):
+    with pytest.raises(OSError, match="conversion workers do not start"):
         list(encoded(iter([candidate(Dot(0))]), PIXELS, workers=1))
 
 
