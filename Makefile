@@ -17,8 +17,8 @@ setup: ## system packages, virtual environment, pinned packages
 demo: setup ## render a data set, train on it, evaluate, draw: about 2 minutes on 2 cores
 	@$(bin)/python run.py demo $(ARGS)
 
-test: lint types ## lint, types and every test that needs no GPU
-	@$(bin)/python -m pytest $(ARGS)
+test: lint types ## lint, types and every test that needs no GPU, two files at a time
+	@OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-gpu: setup ## the tests that need a CUDA device, with a report of each
 	@$(bin)/python -m pytest -m gpu -rA $(ARGS)

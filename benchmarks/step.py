@@ -85,10 +85,16 @@ def measurements(config: Bench, engine: Engine, folder: Path) -> Iterator[Measur
     if given is not None and len(given) < least:
         raise Refused(f"{config.data} has {len(given)} images, less than a batch of {least}: take another, or none")
     data = [given or rendered(folder, fed.images, fed.side) for fed in FED]
+    small = data[0]
+    # first, while this process is small: a process counts as its own peak what its parent held as it began
+    yield from launched.start(small.path, folder, name, repeats=repeats)
+    yield from launched.second_rank(small.path, folder, name, repeats=repeats)
+    yield from launched.growth(small.path, folder, name)
+    yield from launched.options(small.path, folder, name, repeats=repeats)
+    yield from launched.help_time(repeats=repeats)
     for fed, beton in zip(FED, data, strict=True):
         with opened(engine, beton, folder, **fed.settings, **fixed) as job:
             yield loader_price(engine, job, fed, repeats=repeats)
-    small = data[0]
     with opened(engine, small, folder, **WALKTHROUGH, **fixed, ema=0.99) as job:
         yield from additions(engine, job, repeats=repeats)
         yield from stall(engine, job, repeats=repeats)
@@ -97,11 +103,6 @@ def measurements(config: Bench, engine: Engine, folder: Path) -> Iterator[Measur
         yield from stall(engine, job, repeats=repeats)
         saved = job.config.out
     yield restoring(engine, small, folder, saved, bank, repeats=repeats)
-    yield from launched.start(small.path, folder, name, repeats=repeats)
-    yield from launched.second_rank(small.path, folder, name, repeats=repeats)
-    yield from launched.growth(small.path, folder, name)
-    yield from launched.options(small.path, folder, name, repeats=repeats)
-    yield from launched.help_time(repeats=repeats)
 
 
 def rendered(folder: Path, count: int, side: int) -> Beton:
