@@ -52,7 +52,8 @@ def installed(names: Sequence[str]) -> None:
             raise ValueError(f"no tracker is called {name!r}: use {', '.join(TRACKERS)}")
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:  # a folder of that name in the working directory is no package
-            raise ValueError(f'{name} is not installed: pip install "viewmill[track]", or pip install {name}')
+            extra = "trackio" if name == "trackio" else "track"
+            raise ValueError(f'{name} is not installed: pip install "viewmill[{extra}]", or pip install {name}')
 
 
 @contextlib.contextmanager

@@ -298,7 +298,7 @@ def torment(run: Victim, faults: int) -> Counter[str]:
 @pytest.mark.parametrize(
     ("name", "steps", "faults", "seed"),
     [
-        ("a bank, AdamW, bf16", 80, len(KINDS), 0),
+        pytest.param("a bank, AdamW, bf16", 80, len(KINDS), 0, marks=pytest.mark.chaos),
         pytest.param("a bank, AdamW, bf16", 500, 100, 1, marks=pytest.mark.chaos),
         pytest.param("a bank, LARS, float32", 250, 45, 2, marks=pytest.mark.chaos),
         pytest.param("momentum encoder, queue and noise", 250, 45, 3, marks=pytest.mark.chaos),

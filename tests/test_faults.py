@@ -394,7 +394,7 @@ def test_the_lock_names_its_holder_and_what_a_dead_one_left_is_no_lock(beton, tm
     first.processes[0].kill()
     first.processes[0].join()
     assert "process" in (out / ".lock").read_text()
-    third = run(*train(beton, "--steps", "100000"), out=out, faults=[Fault("signal", 3, signal.SIGTERM)])
+    third = run(*train(beton, "--steps", "100000"), out=out, faults=[Fault("signal", 3, signal.SIGTERM, last=10**6)])
     assert third.code == 75, third.said()
 
 

@@ -246,7 +246,7 @@ REFUSED = {
             "--encoder",
             "timm:vit_tinny_patch16_224",
         ],
-        "timm has no model called 'vit_tinny'",
+        "timm has no model called 'vit_tinny",
     ),
     "a width for a model of timm": (
         lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--encoder", "timm:test_vit"],
