@@ -14,13 +14,13 @@ import importlib.util
 import io
 import json
 import math
-import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .journal.dashboard import say
+from .journal.folder import write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,9 +143,7 @@ def _identity(out: Path) -> str:
         letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-" for letter in out.resolve().name
     )
     name = f"{plain[:40]}-{secrets.token_hex(4)}"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"name": name}) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, {"name": name})
     return name
 
 

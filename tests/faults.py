@@ -22,6 +22,16 @@ PRELOADED = ["viewmill.run", "viewmill.learner", "viewmill.resume", "viewmill.mo
 PRELOADED += ["torch._dynamo", "accelerate.utils"]
 
 
+def figures(folder: Path, count: int) -> Path:
+    """A .beton of rendered images, in `folder` beside them."""
+    from viewmill.pipeline import factors
+    from viewmill.pipeline.convert import convert
+
+    factors.write_folder(folder / "images", count, seed=0)
+    convert([folder / "images"], folder / "factors.beton")
+    return folder / "factors.beton"
+
+
 class Fault(NamedTuple):
     """What befalls a process. Steps count from 1, as in the log; `rank` None is every process."""
 

@@ -3,7 +3,6 @@
 What takes minutes bears the mark `chaos` (`make chaos`); a smaller share of each runs always.
 """
 
-import contextlib
 import json
 import os
 import random
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from disks import fill_up, mounted
 
 from viewmill.models import checkpoint
 from viewmill.models.checkpoint import newest, read
@@ -333,7 +333,7 @@ from viewmill.models.writer import Writer
 real = os.fsync
 
 def slow(descriptor):
-    time.sleep(0.1)
+    time.sleep(0.4)
     real(descriptor)
 
 os.fsync = slow
@@ -373,26 +373,6 @@ def test_a_wait_that_is_interrupted_leaves_nothing_that_is_half_there(tmp_path, 
 # Disks that fill
 
 
-@contextlib.contextmanager
-def mounted(place: Path, options: str) -> Iterator[Path]:
-    """A file system of its own at `place`; skips where this user may not mount."""
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-
-
-def fill_up(disk: Path, spare: int) -> None:
-    """Another program takes all of a disk but `spare` bytes."""
-    status = os.statvfs(disk)
-    with open(disk / "filler", "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - spare)
-
-
 def refused(folder: Path, step: int) -> None:
     """A write that fails leaves every byte as it was, and says where; so does one beside the training."""
     before = contents(folder), names(folder)
@@ -413,7 +393,7 @@ def refused(folder: Path, step: int) -> None:
 @pytest.mark.parametrize("before", [nothing, two, same, pytest.param(damaged, marks=pytest.mark.chaos)])
 def test_a_disk_that_fills_at_any_page_leaves_what_was_there_and_works_again_with_room(tmp_path, before):
     page = os.sysconf("SC_PAGESIZE")
-    with mounted(tmp_path / "disk", "size=4m") as disk:
+    with mounted(tmp_path / "disk", "tmpfs", "size=4m") as disk:
         for spare in range(200):
             folder = disk / "checkpoints"
             folder.mkdir()
@@ -442,7 +422,7 @@ def test_a_disk_that_fills_at_any_page_leaves_what_was_there_and_works_again_wit
 def test_a_disk_without_inodes_leaves_what_was_there(tmp_path):
     codes = []
     for inodes in range(8, 20):
-        with mounted(tmp_path / f"disk{inodes}", f"size=4m,nr_inodes={inodes}") as disk:
+        with mounted(tmp_path / f"disk{inodes}", "tmpfs", f"size=4m,nr_inodes={inodes}") as disk:
             make(disk, 2, 2.0)
             before = contents(disk), names(disk)
             try:
@@ -459,7 +439,7 @@ def test_a_disk_without_inodes_leaves_what_was_there(tmp_path):
 
 
 def test_a_full_disk_for_a_while_costs_the_checkpoints_of_that_while_and_no_more(tmp_path):
-    with mounted(tmp_path / "disk", "size=4m") as disk, Writer(disk / "checkpoints") as writing:
+    with mounted(tmp_path / "disk", "tmpfs", "size=4m") as disk, Writer(disk / "checkpoints") as writing:
         for step in range(1, 10):
             if step == 4:
                 fill_up(disk, 20_000)
@@ -474,7 +454,7 @@ def test_a_full_disk_for_a_while_costs_the_checkpoints_of_that_while_and_no_more
 
 def test_room_is_counted_on_the_disk_itself(tmp_path):
     large = {"bank": {"rows": torch.zeros(5_000_000, dtype=torch.uint8)}}  # 5 MB, and 8 to spare
-    with mounted(tmp_path / "disk", "size=64m") as disk:
+    with mounted(tmp_path / "disk", "tmpfs", "size=64m") as disk:
         assert check_room(disk / "run" / "checkpoints", large) is None
         fill_up(disk, 30_000_000)
         assert "has 0.03 GB free; 3 more checkpoints" in (check_room(disk / "run" / "checkpoints", large) or "")
@@ -489,7 +469,7 @@ def test_room_is_counted_on_the_disk_itself(tmp_path):
 
 
 def test_a_read_only_disk_is_an_error_that_names_the_checkpoint(tmp_path):
-    with mounted(tmp_path / "disk", "size=4m") as disk:
+    with mounted(tmp_path / "disk", "tmpfs", "size=4m") as disk:
         make(disk, 1, 1.0)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(OSError, match="Read-only file system") as caught:

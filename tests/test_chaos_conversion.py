@@ -13,13 +13,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from disks import fill_up, mounted
 from PIL import Image
 
 from viewmill.pipeline import select, workers
@@ -391,31 +392,11 @@ def test_no_room_for_a_larger_file_is_a_refusal_that_leaves_nothing(undisturbed,
     assert not target.parent.exists()
 
 
-@contextlib.contextmanager
-def mounted(place: Path, kind: str, options: str) -> Iterator[Path]:
-    """A file system of its own at `place`; skips where this user may not mount."""
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", kind, "-o", options, "none", str(place)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"a {kind} cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-
-
 def test_a_small_disk_is_a_refusal_that_leaves_nothing(undisturbed, tmp_path):
     with mounted(tmp_path / "disk", "tmpfs", "size=1m") as disk:
         target = disk / "out" / "out.beton"
         refused(Conversion(undisturbed.source, target).finish(), disk, "make room")
         assert list(disk.iterdir()) == []
-
-
-def fill_up(disk: Path, spare: int) -> None:
-    """Another program takes all of a disk but `spare` bytes."""
-    status = os.statvfs(disk)
-    with open(disk / "filler", "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - spare)
 
 
 @pytest.mark.parametrize("work", ["convert", "overwrite", "subset"])

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import ROOT, TINY, Fault, Started, ending, run, state
-from test_chaos_checkpoint import fill_up, mounted
+from disks import fill_up, mounted
+from faults import ROOT, TINY, Fault, Started, ending, figures, run, state
 
 from viewmill.models import checkpoint
-from viewmill.pipeline import factors
-from viewmill.pipeline.convert import convert
 
 PER_EPOCH = 31  # odd: an update of two batches is of one at the end of each epoch
 GRACE = 3  # steps that a signal may take: the rest of its update, and one
@@ -40,10 +38,7 @@ KINDS_OF_RUN = {
 
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("factors")
-    factors.write_folder(folder / "images", 16 * PER_EPOCH + 5, seed=0)
-    convert([folder / "images"], folder / "factors.beton")
-    return folder / "factors.beton"
+    return figures(tmp_path_factory.mktemp("factors"), 16 * PER_EPOCH + 5)
 
 
 def sound(out: Path) -> list[int]:
@@ -341,7 +336,7 @@ def test_where_no_checkpoint_verifies_the_start_is_refused_and_changes_nothing(b
 
 def test_a_disk_that_is_full_when_a_run_ends_costs_no_more_than_the_last_steps(beton, tmp_path):
     arguments = ("train", *BANK, "--data", beton, *TINY, "--steps", "10", "--checkpoint-every", "2")
-    with mounted(tmp_path / "disk", "size=32m") as disk:
+    with mounted(tmp_path / "disk", "tmpfs", "size=32m") as disk:
         out = disk / "run"
         started = Started(*arguments, out=out, faults=[Fault("hold", 6)])
         while not (disk / "run.held").exists():

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from watching import Watch
 
 from viewmill.learner import architecture
 from viewmill.models.momentum import follow_
@@ -25,17 +24,6 @@ from viewmill.pipeline import photometric, plan
 from viewmill.pipeline.recipe import RECIPES
 
 ROWS = 200
-
-
-class Watch(TorchDispatchMode):
-    """Raises where an operation has tensors on both sides, or makes one on the host."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        devices = {leaf.device.type for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)}
-        if len(devices) > 1 or devices == {"cpu"}:
-            raise RuntimeError(f"{func} works on {sorted(devices)}")
-        return out
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from faults import TINY, Fault, Started, ending, records, run, state
+from faults import TINY, Fault, Started, ending, figures, records, run, state
 from safetensors.torch import load_file
 
 from viewmill.pipeline import factors
@@ -28,10 +28,7 @@ LAYER_NORM = ("--encoder", "timm:test_vit", "--width", "64", "--hidden", "0", "-
 
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("factors")
-    factors.write_folder(folder / "images", 16 * PER_EPOCH + 5, seed=0)
-    convert([folder / "images"], folder / "factors.beton")
-    return folder / "factors.beton"
+    return figures(tmp_path_factory.mktemp("factors"), 16 * PER_EPOCH + 5)
 
 
 def train(beton, *more):

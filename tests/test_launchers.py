@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import ROOT, TINY, Started, ending, records
+from faults import ROOT, TINY, Started, ending, figures, records
 
 from viewmill.models import checkpoint
-from viewmill.pipeline import factors
-from viewmill.pipeline.convert import convert
 
 STARTED_S = 90.0  # within which a launched run has taken its first steps
 ENDED_S = 30.0  # within which nothing of it is left
@@ -26,10 +24,7 @@ ENDED_S = 30.0  # within which nothing of it is left
 
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("factors")
-    factors.write_folder(folder / "images", 165, seed=0)
-    convert([folder / "images"], folder / "factors.beton")
-    return folder / "factors.beton"
+    return figures(tmp_path_factory.mktemp("factors"), 165)
 
 
 class Launched:

@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import mounted
 
 from viewmill.journal import log as logs
 from viewmill.journal.log import Log
@@ -114,19 +114,6 @@ def test_a_log_that_cannot_be_opened_is_an_error_that_names_it(tmp_path):
         Log(tmp_path / "missing" / "log.jsonl", resumed_step=0)
 
 
-@contextlib.contextmanager
-def mounted(place: Path, options: str) -> Iterator[Path]:
-    """A small disk at `place`; skips where this user may not mount."""
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", place], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", place], check=True)
-
-
 def fill(disk: Path) -> Path:
     """Another program takes all that is left."""
     with open(disk / "filler", "wb") as file, contextlib.suppress(OSError):
@@ -137,7 +124,7 @@ def fill(disk: Path) -> Path:
 
 def test_a_full_disk_ends_nothing_and_every_record_is_there_once_there_is_room(tmp_path):
     told: list[str] = []
-    with mounted(tmp_path / "disk", "size=256k") as disk:
+    with mounted(tmp_path / "disk", "tmpfs", "size=256k") as disk:
         with Log(disk / "log.jsonl", resumed_step=0, warn=told.append) as log:
             log.write("step", step=1)
             filler = fill(disk)
@@ -157,7 +144,7 @@ def test_a_full_disk_ends_nothing_and_every_record_is_there_once_there_is_room(t
 
 def test_what_the_disk_never_took_is_told_at_the_end(tmp_path):
     told: list[str] = []
-    with mounted(tmp_path / "disk", "size=64k") as disk:
+    with mounted(tmp_path / "disk", "tmpfs", "size=64k") as disk:
         with Log(disk / "log.jsonl", resumed_step=0, warn=told.append) as log:
             fill(disk)
             for step in range(20):
@@ -167,7 +154,7 @@ def test_what_the_disk_never_took_is_told_at_the_end(tmp_path):
 
 
 def test_a_full_disk_at_the_start_of_a_resumed_run_leaves_the_log_as_it_was(tmp_path):
-    with mounted(tmp_path / "disk", "size=64k") as disk:
+    with mounted(tmp_path / "disk", "tmpfs", "size=64k") as disk:
         path = disk / "log.jsonl"
         path.write_text("".join(json.dumps({"event": "step", "step": step, "pad": "x" * 100}) + "\n" for step in range(100)))
         before = path.read_bytes()

@@ -13,8 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from watching import Watch
 
 from viewmill.evaluation import online
 from viewmill.evaluation.knn import predict
@@ -354,17 +353,6 @@ def test_no_gradient_is_recorded():
 def test_sizes_below_one_are_refused_by_name(features, classes, rows):
     with pytest.raises(ValueError, match=r"an online probe needs (features|classes|rows) of at least 1, got (0|-1)"):
         online.start(features, classes, rows=rows, device=CPU)
-
-
-class Watch(TorchDispatchMode):
-    """Raises where an operation has tensors on both sides, or makes one on the host."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        devices = {leaf.device.type for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)}
-        if len(devices) > 1 or devices == {"cpu"}:
-            raise RuntimeError(f"{func} works on {sorted(devices)}")
-        return out
 
 
 @pytest.mark.parametrize(("count", "rows"), [(16, 64), (70, 64), (600, 8)])

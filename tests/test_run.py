@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from faults import TINY, records, state
+from faults import TINY, figures, records, state
 from safetensors.torch import load_file
 
 from viewmill import run as program
 from viewmill.journal.log import Log
 from viewmill.objectives.methods import METHODS
 from viewmill.objectives.parts import Clusters, Nearest, Queue, Ring
-from viewmill.pipeline import factors
-from viewmill.pipeline.convert import convert
 from viewmill.run import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,10 +54,7 @@ def script(*arguments: object, **options) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("factors")
-    factors.write_folder(folder / "images", 64, seed=0)
-    convert([folder / "images"], folder / "factors.beton")
-    return folder / "factors.beton"
+    return figures(tmp_path_factory.mktemp("factors"), 64)
 
 
 @pytest.fixture(scope="module")
