@@ -1,0 +1,1 @@
+"""An encoder in the layouts of other libraries."""

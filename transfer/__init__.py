@@ -1,0 +1,1 @@
+"""Detection, instance segmentation and keypoints with an encoder as the backbone."""
