@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("benchmarks", "pipeline", "models", "objectives", "evaluation", "journal")
+ROOMS = ("benchmarks", "commands", "pipeline", "models", "objectives", "evaluation", "transfer", "export", "report", "journal")
 
 
 @pytest.fixture(scope="module")
