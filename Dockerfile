@@ -9,7 +9,7 @@ ARG DALI=dali-cuda13
 WORKDIR /src
 # These three decide what is installed: a change of code alone reuses the layer below.
 COPY setup.sh pyproject.toml constraints.txt ./
-RUN --mount=type=cache,target=/root/.cache/pip VENV=/opt/viewmill EXTRAS="$DALI,parquet,timm,track" ./setup.sh packages
+RUN --mount=type=cache,target=/root/.cache/pip VENV=/opt/viewmill EXTRAS="$DALI,parquet,timm,track,transfer,export,report" ./setup.sh packages
 COPY . .
 RUN /opt/viewmill/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation .
 

@@ -13,21 +13,24 @@ import torch
 from PIL import Image
 
 from .commands import Demo, Train
-from .evaluation.features import RAW_PIXELS, Pair, extract_pairs
-from .evaluation.report import Score, Task, class_task, column_task, knn_scores
+from .evaluation.features import RAW_PIXELS, Pair, Shown, extract, raw_pixels
+from .evaluation.protocols import Options, measure
+from .evaluation.scores import Score
+from .evaluation.tasks import Task, class_task, column_task
 from .journal.dashboard import counting, duration, say, table
 from .journal.folder import Refused
 from .pipeline import factors
 from .pipeline.beton import Beton, open_beton
 from .pipeline.convert import convert
 from .pipeline.engine import choose
-from .pipeline.manifest import read_columns, sidecars
+from .pipeline.manifest import sidecars
 from .pipeline.picture import mosaic, originals, view_grid
-from .pipeline.recipe import simclr
+from .pipeline.recipe import simclr, weak
 from .pipeline.threads import usable_cores
 from .resume import load_encoders
 
-TRAIN_IMAGES, TEST_IMAGES, SIZE, NEIGHBOURS = 4000, 1000, 24, 20
+TRAIN_IMAGES, TEST_IMAGES, SIZE = 4000, 1000, 24
+OPTIONS = Options(("knn",), k=(20,))
 SCALE = 3  # pixels of a picture for one of a view
 NUISANCES = ("hue", "luma", "background_luma", "x", "scale", "texture")
 CPU = torch.device("cpu")
@@ -49,10 +52,15 @@ def run_demo(config: Demo, *, train: Callable[[Train], int]) -> int:
     if code:
         return code
     encoders = load_encoders(run)
-    tasks = [class_task(train_set, test_set)._replace(name="shape"), *_nuisance_tasks(train_set, test_set)]
-    models = {"trained": encoders.trained, "untrained": encoders.untrained}
-    pairs = extract_pairs(models, train_set, test_set, colours=encoders.colours, device=CPU)
-    scores = knn_scores(pairs, tasks, size=SIZE, k=NEIGHBOURS)
+    tasks = [class_task(train_set, test_set, name="shape")]
+    tasks += [column_task(name, train_set, test_set) for name in NUISANCES]
+    recipe = weak(SIZE, encoders.colours)
+    models = {"trained": Shown(encoders.trained, recipe), "untrained": Shown(encoders.untrained, recipe)}
+    models[RAW_PIXELS] = raw_pixels(SIZE)
+    pairs = {
+        name: Pair(*(extract(shown, beton, device=CPU) for beton in (train_set, test_set))) for name, shown in models.items()
+    }
+    scores = {name: [measure(pair, task, OPTIONS)[0].score for task in tasks] for name, pair in pairs.items()}
     shown = [pairs["trained"], pairs[RAW_PIXELS]]
     _neighbours(shown, train_set, test_set).save(config.out / "neighbours.png")
     _show(tasks, scores)
@@ -104,18 +112,14 @@ def _clear(run: Path) -> None:
     shutil.rmtree(run)
 
 
-def _nuisance_tasks(train_set: Beton, test_set: Beton) -> list[Task]:
-    known, asked = read_columns(train_set.path), read_columns(test_set.path)
-    return [column_task(name, known[name], asked[name]) for name in NUISANCES]
-
-
 def _show(tasks: list[Task], scores: dict[str, list[Score]]) -> None:
-    head = ["what the neighbours tell", *(score.name for score in scores["shape"]), "chance"]
     rows = [
-        [task.name, *(f"{score.accuracy:.3f}" for score in scores[task.name]), f"{1 / task.classes:.3f}"] for task in tasks
+        [task.name, *(f"{found[place].top1.value:.3f}" for found in scores.values()), f"{1 / len(task.classes):.3f}"]
+        for place, task in enumerate(tasks)
     ]
     rows[0][0] = "shape (the task)"
-    table(scores["shape"][0].protocol, head, rows)
+    title = f"{scores['trained'][0].protocol}, {SIZE} px, {TRAIN_IMAGES} train, {TEST_IMAGES} test"
+    table(title, ["what the neighbours tell", *scores, "chance"], rows)
 
 
 def _neighbours(pairs: list[Pair], train_set: Beton, test_set: Beton) -> Image.Image:

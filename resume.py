@@ -122,6 +122,7 @@ class Encoders(NamedTuple):
     """A run's configuration, its trained encoder, the same encoder as it was before training, and what it is shown."""
 
     settings: Settings
+    step: int
     trained: nn.Module
     untrained: nn.Module
     colours: View
@@ -142,4 +143,4 @@ def load_encoders(run: Path, *, ema: bool = False) -> Encoders:
     trained.load_state_dict(found.checkpoint.parts["ema" if ema else "model"])
     colours = settings["colours"]
     shown = View(size=settings["size"], space=colours["space"], mean=tuple(colours["mean"]), std=tuple(colours["std"]))
-    return Encoders(settings, trained.encoder, untrained.encoder, shown)
+    return Encoders(settings, found.checkpoint.facts["step"], trained.encoder, untrained.encoder, shown)

@@ -6,7 +6,12 @@
     viewmill subset photos.beton few.beton --fraction .1 some of its rows; `split` writes the others too
     viewmill methods                                     what can be trained, and each method's settings
     viewmill train simclr --data photos.beton --out RUN  pretrain; the same command again continues
-    viewmill evaluate RUN --train a.beton --test b.beton kNN of the frozen features, beside its floors
+    viewmill evaluate RUN --train a.beton --test b.beton kNN and probes of the frozen features, beside their floors
+    viewmill finetune RUN --train a.beton --test b.beton --out OUT   all of it trained with labels
+    viewmill transfer RUN --train a.json --test b.json --out OUT     detection, segmentation, keypoints
+    viewmill embed RUN PHOTOS photos.parquet             features of any images
+    viewmill export RUN OUT --format timm                the encoder for torchvision, timm, transformers, ONNX, Detectron2
+    viewmill report RUN... --out page.html               a page about one or several runs
     viewmill doctor                                      what works on this machine
 
 `python run.py ...` and `accelerate launch run.py ...` are the same program. Two processes on one CPU:
@@ -46,26 +51,16 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from .answers import doctor, evaluate, methods
-from .commands import (
-    Bench,
-    Command,
-    Convert,
-    Demo,
-    Doctor,
-    Evaluate,
-    Inspect,
-    Methods,
-    Split,
-    Subset,
-    Train,
-)
+from . import commands
+from .answers import doctor, methods
+from .commands import Bench, Demo, Train
 from .datasets import convert, inspect, open_images, refusing, split, subset
 from .ending import REASONS, Failed, ending, noting_refusals
 from .journal.clock import Clock
@@ -348,24 +343,46 @@ def bench(config: Bench) -> int:
     return measure(config)
 
 
+def report(config: commands.Report) -> int:
+    """Make a page about runs; a configuration does not say which recipe is its method's own."""
+    from .objectives.methods import METHODS
+    from .report.command import report as make
+
+    return make(config, recipes={name: method.recipe for name, method in METHODS.items()})
+
+
+def elsewhere(room: str, name: str) -> Callable[[Any], int]:
+    """The function `name` of `room`, a module that is loaded when it is called: most of them load torch."""
+
+    def run(config: Any) -> int:
+        return getattr(import_module(f".{room}", __package__), name)(config)
+
+    return run
+
+
 COMMANDS: dict[type, Callable[[Any], int]] = {
-    Demo: demo,
-    Convert: convert,
-    Inspect: inspect,
-    Subset: subset,
-    Split: split,
-    Methods: methods,
-    Train: train,
-    Evaluate: evaluate,
-    Bench: bench,
-    Doctor: doctor,
+    commands.Demo: demo,
+    commands.Convert: convert,
+    commands.Inspect: inspect,
+    commands.Subset: subset,
+    commands.Split: split,
+    commands.Methods: methods,
+    commands.Train: train,
+    commands.Evaluate: elsewhere("evaluating", "evaluate"),
+    commands.Finetune: elsewhere("transfer.finetune", "finetune"),
+    commands.Transfer: elsewhere("transfer.command", "transfer"),
+    commands.Embed: elsewhere("embedding", "embed"),
+    commands.Export: elsewhere("export.command", "export"),
+    commands.Report: report,
+    commands.Bench: bench,
+    commands.Doctor: doctor,
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line (the demo where it is empty), run the command, return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = tyro.cli(Command, prog="viewmill", description=__doc__, args=arguments or ["demo"])
+    command = tyro.cli(commands.Command, prog="viewmill", description=__doc__, args=arguments or ["demo"])
     try:
         return COMMANDS[type(command)](command)
     except Refused as error:

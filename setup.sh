@@ -7,13 +7,13 @@
 #
 #   PYTHON=python3.12                 the interpreter; otherwise the first that works, the one tested most before the others
 #   VENV=.venv                        where the virtual environment goes
-#   EXTRAS=dev,bench,dali-cuda13,parquet,timm,track    the extras of pyproject.toml
+#   EXTRAS=dev,bench,dali-cuda13,parquet,timm,track,transfer,export,report    the extras of pyproject.toml
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 upto=${1:-viewmill}
 venv=$(realpath -m "${VENV:-.venv}")
-extras=${EXTRAS-dev,bench,dali-cuda13,parquet,timm,track}
+extras=${EXTRAS-dev,bench,dali-cuda13,parquet,timm,track,transfer,export,report}
 log=.make/setup.log
 stamp=.make/installed
 

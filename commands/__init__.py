@@ -1,10 +1,29 @@
 """The commands and their settings: one frozen dataclass each. No torch here, so that `--help` is instant."""
 
 from .data import Convert, Inspect, Split, Subset
+from .export import Export
+from .report import Report
 from .training import Bench, Demo, Doctor, Methods, Train
-from .worth import Evaluate
+from .transfer import Transfer
+from .worth import Embed, Evaluate, Finetune
 
-Command = Demo | Convert | Inspect | Subset | Split | Methods | Train | Evaluate | Bench | Doctor
+Command = (
+    Demo
+    | Convert
+    | Inspect
+    | Subset
+    | Split
+    | Methods
+    | Train
+    | Evaluate
+    | Finetune
+    | Transfer
+    | Embed
+    | Export
+    | Report
+    | Bench
+    | Doctor
+)
 
 __all__ = [
     "Bench",
@@ -12,10 +31,15 @@ __all__ = [
     "Convert",
     "Demo",
     "Doctor",
+    "Embed",
     "Evaluate",
+    "Export",
+    "Finetune",
     "Inspect",
     "Methods",
+    "Report",
     "Split",
     "Subset",
     "Train",
+    "Transfer",
 ]

@@ -38,7 +38,7 @@ class Train:
     embedding: int = 128
     """Dimension of the embedding that the loss sees."""
     init: Path | None = None
-    """Weights to begin with: a run, one of its checkpoints, or a .safetensors file (torchvision, timm, MoCo, SimCLR)."""
+    """Weights to begin with: a run, a checkpoint, an export, or a .safetensors file (torchvision, timm, MoCo, SimCLR)."""
     size: int = 224
     """Side of a view in pixels."""
     batch: int = 256

@@ -2,25 +2,125 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import tyro
+
+Protocol = Literal["knn", "linear", "ridge", "low-shot"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Weighted kNN of a run's frozen features, beside raw pixels and the untrained encoder."""
+    """Classification by a run's frozen features, beside raw pixels and the untrained encoder, on one or several data sets.
+
+    The encoder stays as it is; `viewmill finetune` trains it too.
+    """
 
     run: tyro.conf.Positional[Path]
     """Folder of a training."""
-    train: Path
-    """Labelled images whose neighbours vote: a .beton or a folder."""
-    test: Path
-    """Labelled images to be told: a .beton or a folder."""
-    k: int = 200
-    """Neighbours that vote."""
-    temperature: float = 0.1
-    """Temperature of their votes."""
+    train: tuple[Path, ...]
+    """Labelled images that the protocols learn from: a .beton or a folder; several for several data sets."""
+    test: tuple[Path, ...]
+    """Labelled images to be told, one for each --train."""
+    protocols: tuple[Protocol, ...] = ("knn", "linear")
+    """knn: weighted neighbours. linear: a linear probe by SGD. ridge: a linear probe in closed form. low-shot: ridge on 1 %,
+    10 % and a few images a class."""
+    columns: tuple[str, ...] = ()
+    """Columns of the files' tables to be told instead of the classes; numbers by quarter."""
+    k: tuple[int, ...] = (200,)
+    """Neighbours that vote; of several the best is chosen on held-out training images."""
+    temperature: tuple[float, ...] = (0.1,)
+    """Temperature of their votes; of several the best is chosen in the same way."""
+    probe_epochs: int = 100
+    """Passes of the linear probe over the training images."""
+    augment: int = 0
+    """Random crops and flips of each training image that the linear probe sees in turn; 0 for the image as it is."""
+    shots: tuple[int, ...] = (1, 5, 20)
+    """Training images of each class, for low-shot."""
+    draws: int = 5
+    """How often the few images are drawn, for low-shot."""
+    floors: bool = True
+    """Measure raw pixels and the untrained encoder too."""
+    cache: bool = True
+    """Keep extracted features in the user's cache, and use those that are there."""
     ema: bool = False
     """The moving average of the weights, instead of the weights themselves."""
+    seed: int = 0
+    """Seed of held-out images, draws and intervals."""
     json: bool = False
-    """Print one JSON object instead of the table."""
+    """Print one JSON object a result instead of the tables."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+    """Write the features that a run's encoder has of images to a Parquet file, with their paths, classes and tables."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a training."""
+    source: tyro.conf.Positional[Path]
+    """A .beton, or images as `convert` takes them."""
+    target: tyro.conf.Positional[Path]
+    """The .parquet to write."""
+    ema: bool = False
+    """The moving average of the weights, instead of the weights themselves."""
+    half: bool = False
+    """Write float16 instead of float32."""
+    overwrite: bool = False
+    """Replace a target that exists."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Train encoder and classifier together on labelled images, and measure them; the same command again continues.
+
+    For 1 % or 10 % of the labels make a part first: viewmill subset TRAIN.beton PART.beton --fraction 0.01
+    """
+
+    source: tyro.conf.Positional[str]
+    """What to begin with: a run, a .safetensors file of an encoder (torchvision, timm, MoCo), or random."""
+    train: Path
+    """Labelled images to learn from: a .beton or a folder."""
+    test: Path
+    """Labelled images to be told: a .beton or a folder."""
+    out: Path
+    """Folder for checkpoints, log and results.json."""
+    encoder: str = "resnet18"
+    """Of a file or at random: resnet18, resnet34 or resnet50. A run knows its own."""
+    width: int = 64
+    """Of a file or at random: channels of the first stage."""
+    size: int = 224
+    """Of a file or at random: side of the images in pixels. A run knows its own."""
+    ema: bool = False
+    """The moving average of a run's weights, instead of the weights themselves."""
+    epochs: int = 30
+    """Passes over the training images."""
+    batch: int = 256
+    """Images of a batch, over all processes."""
+    learning_rate: float | None = None
+    """Peak of a cosine; by default .1 batch / 256 with SGD and .001 with AdamW."""
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """What turns gradients into updates."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: float = 1e-4
+    """Weight decay, of matrices and filters only."""
+    smoothing: float = 0.0
+    """Label smoothing."""
+    clip: float = 0.0
+    """Largest norm of an update's gradients; 0 for no limit."""
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    """Mixed precision; "no" is float32."""
+    threads: int = 0
+    """Threads of the engine; 0 for every usable core."""
+    seed: int = 0
+    """Seed of classifier, order and views."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 2
+    """How many of the newest checkpoints stay."""
+    log_every: int = 20
+    """Steps between records of the log."""
+    max_masked: int = 20
+    """How many updates in a row may be left out because something was not finite, before the run stops."""
+    timeout: int = 600
+    """Seconds that processes wait for one another, before the run stops."""

@@ -1,4 +1,6 @@
-"""Weights to begin with, from a run, one of its checkpoints or a safetensors file: checked whole before any is taken."""
+"""Weights to begin with, from a run, one of its checkpoints, an export or a safetensors file: checked whole before any is
+taken.
+"""
 
 import hashlib
 import re
@@ -13,12 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from . import checkpoint
+from .layouts import COUNTER, in_our_names
 from .network import Colour, Network
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
-COUNTER = "num_batches_tracked"  # of batch norm: old files lack it, and a fixed momentum makes no use of it
 FOLLOWERS = {"momentum", "k", "key", "teacher", "ema", "target", "average", "averaged"}  # words in the names of copies
 SHOWN = 3  # keys that a refusal names
+TAKEN = (
+    "--init takes a run, one of its checkpoints, or what `viewmill export` writes: a folder, a .safetensors or .onnx file"
+)
 # the words of a refusal: our own code never unpickles
 CONVERT = (
     'python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -42,16 +47,19 @@ class _Read(NamedTuple):
 
 
 def initialise_(network: Network, path: Path) -> Initialised:
-    """Give `network` the weights at `path`: a run (its newest checkpoint), a checkpoint, or a .safetensors file.
+    """Give `network` the weights at `path`: a run (its newest checkpoint), a checkpoint, an export, or a .safetensors file.
 
-    The file may hold a network of ours, or an encoder in the layout of torchvision or timm below any prefix, such as
-    MoCo's module.encoder_q.; that of a momentum encoder is taken where there is no other. The encoder must be there whole;
-    of the heads those are taken that fit. Raises ValueError, and leaves the network as it was, where tensors of the encoder
-    are missing, of another shape or too many, where one to be loaded is not finite, and for files that are pickles.
+    The file may hold a network of ours, or an encoder in the layout of torchvision, timm, transformers or Detectron2 below
+    any prefix, such as MoCo's module.encoder_q.; that of a momentum encoder is taken where there is no other. The encoder
+    must be there whole; of the heads those are taken that fit. Raises ValueError, and leaves the network as it was, where
+    tensors of the encoder are missing, of another shape or too many, where one to be loaded is not finite, and for files
+    that are pickles.
     """
     read = _read(path)
     state = network.state_dict()
     wanted = {name.removeprefix("encoder."): live for name, live in state.items() if name.startswith("encoder.")}
+    if RESIDUAL in wanted:
+        read = read._replace(tensors=in_our_names(read.tensors))
     prefix = _prefix(read, wanted, colour=isinstance(network.encoder, Colour))
     _refuse_misfits(read, prefix, wanted)
     taken = {f"encoder.{name}": prefix + name for name in wanted if prefix + name in read.tensors}
@@ -82,13 +90,18 @@ def fingerprint(path: Path) -> str:
 
 
 _FILE = "the file"
+RESIDUAL = "layer1.0.conv1.weight"  # a name of every residual network
 
 
 def _read(path: Path) -> _Read:
     if path.is_dir():
+        path = path / "model.safetensors" if _exported(path) else path
+    if path.is_dir():
         return _read_checkpoint(path)
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: --init takes a run, one of its checkpoints, or a .safetensors file")
+        raise ValueError(f"{path} does not exist: {TAKEN}")
+    if path.suffix.lower() == ".onnx":
+        return _Read(_FILE, _read_onnx(path))
     with open(path, "rb") as file:
         first = file.read(9)
     # a safetensors file starts with the length of its header, which may look like a pickle's first bytes, and then {
@@ -101,6 +114,26 @@ def _read(path: Path) -> _Read:
         raise ValueError(f"{path} is no safetensors file ({error}): download or convert it again") from error
 
 
+def _exported(path: Path) -> bool:
+    """Whether a folder is one for timm, transformers or the Hub; a checkpoint that lost its manifest is none of them."""
+    names = {"README.md", "config.json"}
+    return (path / "model.safetensors").is_file() and any((path / name).is_file() for name in names)
+
+
+def _read_onnx(path: Path) -> dict[str, Tensor]:
+    """The tensors that an ONNX file names; raises ValueError for what is none, and where onnx is not installed."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise ValueError(f'reading {path} needs onnx: pip install "viewmill[export]"') from None
+    try:
+        held = onnx.load(str(path), load_external_data=False).graph.initializer
+        return {item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy()) for item in held}
+    except (DecodeError, OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no ONNX file with its weights in it ({error}): export it again") from error
+
+
 def _read_checkpoint(path: Path) -> _Read:
     """The model of the run or the checkpoint at `path`."""
     if (path / "manifest.json").is_file():
@@ -108,9 +141,7 @@ def _read_checkpoint(path: Path) -> _Read:
     else:
         newest = checkpoint.newest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
         if newest is None:
-            raise ValueError(
-                f"{path} holds no checkpoint: --init takes a run, one of its checkpoints, or a .safetensors file"
-            )
+            raise ValueError(f"{path} holds no checkpoint: {TAKEN}")
         found, at = newest.checkpoint, newest.path
     if "model" not in found.parts:
         raise ValueError(f"{at} holds no model, only {', '.join(found.parts) or 'nothing'}: give another checkpoint")

@@ -22,7 +22,7 @@ def view_grid(beton: Beton, recipe: Recipe, *, rows: Sequence[int], epochs: int,
     row_B = np.array(rows)
     columns = [originals(beton, row_B, size=max(view.size for view in recipe.views))]
     for epoch in range(epochs):
-        columns += list(_pixels(beton, recipe, row_B, epoch=epoch, seed=seed))
+        columns += list(as_seen(beton, recipe, row_B, epoch=epoch, seed=seed))
     count = len(recipe.views)
     return mosaic(columns, gaps_after=range(0, len(columns), count) if epochs > 1 or count > 1 else (0,), scale=scale)
 
@@ -40,7 +40,7 @@ def plan_lines(plan: ViewPlan, row_B: np.ndarray) -> Iterator[dict[str, Any]]:
 def originals(beton: Beton, row_B: np.ndarray, *, size: int) -> np.ndarray:
     """uint8 [B, S, S, 3]: the centred square of each image, resized."""
     whole = Recipe((View(size=size, crop=CentreCrop(1.0), flip=0.0),))
-    return next(_pixels(beton, whole, row_B, epoch=0, seed=0))
+    return next(as_seen(beton, whole, row_B, epoch=0, seed=0))
 
 
 def mosaic(columns: Sequence[np.ndarray], *, gaps_after: Collection[int], scale: int) -> Image.Image:
@@ -59,7 +59,7 @@ def mosaic(columns: Sequence[np.ndarray], *, gaps_after: Collection[int], scale:
     return canvas
 
 
-def _pixels(beton: Beton, recipe: Recipe, row_B: np.ndarray, *, epoch: int, seed: int) -> Iterator[np.ndarray]:
+def as_seen(beton: Beton, recipe: Recipe, row_B: np.ndarray, *, epoch: int, seed: int) -> Iterator[np.ndarray]:
     """uint8 [B, S, S, 3] of each view in the recipe's order, before normalisation and change of space."""
     plain = [
         dataclasses.replace(view, space="rgb", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), split=(3,))

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 from contextlib import closing
 
 import numpy as np
@@ -15,6 +16,10 @@ from viewmill.pipeline.manifest import cache_folder
 
 # Tests that set XDG_CACHE_HOME would compile everything again in every process.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "compiled"))
+
+# A shell has its background jobs ignore SIGINT, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

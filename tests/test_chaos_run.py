@@ -290,6 +290,7 @@ def torment(run: Victim, faults: int) -> Counter[str]:
     return suffered
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("name", "steps", "faults", "seed"),
     [

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours against a loop, and the tasks that they are asked.
+"""Weighted nearest neighbours against a loop.
 
 Shape suffixes: N = training images, Q = queries, F = features.
 """
@@ -6,27 +6,21 @@ Shape suffixes: N = training images, Q = queries, F = features.
 import math
 from collections import defaultdict
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from viewmill.evaluation.knn import CHUNK, predict
-from viewmill.evaluation.report import class_task, column_task
-from viewmill.pipeline.beton import RAW, Sample, open_beton
-from viewmill.pipeline.beton_writer import write_beton
+from viewmill.evaluation.knn import CHUNK, Neighbours, Vote, chosen, nearest, predict, sweep, votes
 
 
 def scattered(count, dimension=6, *, seed, classes=3):
     generator = torch.Generator().manual_seed(seed)
     feature = 5 * torch.randn(count, dimension, generator=generator)
     return feature, torch.randint(classes, (count,), generator=generator)
-
-
-def written(path, labels):
-    samples = (Sample(RAW, 2, 2, label, bytes(12)) for label in labels)
-    write_beton(path, samples, capacity=len(labels))
-    return open_beton(path)
 
 
 @settings(deadline=None)
@@ -85,34 +79,120 @@ def test_impossible_neighbours_and_temperatures_are_refused(k, temperature):
         predict(train_NF, label_N, train_NF, classes=3, k=k, temperature=temperature)
 
 
-def test_a_column_of_numbers_is_cut_into_four_bands_at_the_training_quartiles():
-    train, test = [str(i / 100) for i in range(100)], ["-5", "0.1", "0.3", "0.6", "0.9", "1e3"]
-    task = column_task("luma", train, test)
-    assert (task.name, task.classes) == ("luma", 4)
-    assert torch.bincount(task.train_label_N).tolist() == [25] * 4
-    assert task.test_label_N.tolist() == [0, 0, 1, 2, 3, 3]
+@pytest.fixture(scope="module")
+def digits():
+    """1,797 pictures of handwritten digits as float64 features without ties, 1,200 known and 597 asked."""
+    pixels, labels = load_digits(return_X_y=True)
+    mixed = np.maximum(pixels @ np.random.default_rng(0).normal(size=(64, 48)), 0) + 1e-3
+    assert len(np.unique(mixed, axis=0)) == len(mixed)
+    feature, label = torch.from_numpy(mixed), torch.from_numpy(labels)
+    return feature[:1200], label[:1200], feature[1200:], label[1200:]
 
 
-def test_a_column_of_words_has_one_class_a_word_of_either_file():
-    task = column_task("texture", ["dots", "plain", "dots"], ["stripes", "plain"])
-    assert task.train_label_N.tolist() == [0, 1, 0]
-    assert task.test_label_N.tolist() == [2, 1]
-    assert task.classes == 3
+@pytest.mark.parametrize(("rows", "chunk"), [(65_536, 512), (250, 100), (37, 1000), (199, 1)])
+def test_neighbours_and_their_cosines_are_those_of_scikit_learn_however_the_search_is_cut(digits, rows, chunk):
+    known_NF, _, asked_QF, _ = digits
+    asked_QF = asked_QF[:150]
+    found = nearest(known_NF, asked_QF, 200, rows=rows, chunk=chunk)
+    search = NearestNeighbors(n_neighbors=200, algorithm="brute", metric="cosine").fit(known_NF.numpy())
+    distance_QK, index_QK = search.kneighbors(asked_QF.numpy())
+    assert found.index_QK.tolist() == index_QK.tolist()
+    assert found.cosine_QK.numpy() == pytest.approx(1 - distance_QK, abs=1e-12)
 
 
-def test_one_word_among_numbers_makes_them_all_words():
-    task = column_task("size", ["1", "2"], ["1", "large"])
-    assert (task.train_label_N.tolist(), task.test_label_N.tolist(), task.classes) == ([0, 1], [0, 2], 3)
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 1.0, None])
+@pytest.mark.parametrize("k", [1, 20, 200])
+def test_votes_are_those_of_scikit_learn(digits, k, temperature):
+    known_NF, label_N, asked_QF, _ = digits
+    told = dict(sweep(nearest(known_NF, asked_QF, 200), label_N, classes=10, settings=[Vote(k, temperature)]))
+    vote_QC = told[Vote(k, temperature)].clamp(min=0)
+    weights = "uniform" if temperature is None else lambda distance: np.exp((1 - distance) / temperature)
+    peer = KNeighborsClassifier(k, algorithm="brute", metric="cosine", weights=weights).fit(known_NF, label_N)
+    assert (vote_QC / vote_QC.sum(dim=1, keepdim=True)).numpy() == pytest.approx(peer.predict_proba(asked_QF), abs=1e-9)
+    assert vote_QC.argmax(dim=1).tolist() == peer.predict(asked_QF).tolist()
 
 
-def test_the_classes_of_the_files_are_the_class_task(tmp_path):
-    train, test = written(tmp_path / "train.beton", [0, 1, 1, 0]), written(tmp_path / "test.beton", [2, 0])
-    task = class_task(train, test)
-    assert (task.train_label_N.tolist(), task.test_label_N.tolist(), task.classes) == ([0, 1, 1, 0], [2, 0], 3)
+@settings(deadline=None, max_examples=60)
+@given(
+    known=st.lists(st.integers(0, 5), min_size=1, max_size=40),
+    asked=st.lists(st.integers(0, 5), min_size=1, max_size=6),
+    k=st.integers(1, 45),
+    rows=st.integers(1, 50),
+    chunk=st.integers(1, 9),
+)
+def test_of_equal_cosines_the_lower_row_comes_first_however_the_search_is_cut(known, asked, k, rows, chunk):
+    compass = torch.cat((torch.eye(3), -torch.eye(3)))  # cosines are -1, 0 and 1 to the bit
+    found = nearest(compass[known], 3 * compass[asked], k, rows=rows, chunk=chunk)
+    for query, cosine_K, index_K in zip(asked, found.cosine_QK.tolist(), found.index_QK.tolist(), strict=True):
+        cosines = (compass[known] @ compass[query]).tolist()
+        assert index_K == sorted(range(len(known)), key=lambda i: (-cosines[i], i))[:k]
+        assert cosine_K == [cosines[i] for i in index_K]
 
 
-@pytest.mark.parametrize("bare", ["train", "test"])
-def test_a_file_without_labels_is_refused_by_name(tmp_path, bare):
-    files = {name: written(tmp_path / f"{name}.beton", [-1 if name == bare else 0, 1]) for name in ("train", "test")}
-    with pytest.raises(ValueError, match=rf"{bare}\.beton holds images without a label"):
-        class_task(**files)
+def test_a_sweep_of_one_search_says_what_each_setting_alone_would_say():
+    train_NF, label_N = scattered(80, seed=7)
+    query_QF, _ = scattered(CHUNK + 9, seed=8)
+    grid = [Vote(k, temperature) for k in (1, 7, 50) for temperature in (0.05, 0.1, 3.0)]
+    told = dict(sweep(nearest(train_NF, query_QF, 50), label_N, classes=3, settings=grid))
+    assert list(told) == grid
+    for (k, temperature), vote_QC in told.items():
+        alone_Q = predict(train_NF, label_N, query_QF, classes=3, k=k, temperature=temperature)
+        assert torch.equal(vote_QC.argmax(dim=1), alone_Q)
+
+
+def test_a_class_without_a_neighbour_has_no_vote_at_all():
+    vote_QC = votes(torch.tensor([[0.9, 0.8]]), torch.tensor([[3, 3]]), classes=5, temperature=0.1)
+    assert vote_QC[0, 3].item() == pytest.approx(1 + math.exp(-1), rel=1e-6)
+    assert vote_QC[0, [0, 1, 2, 4]].isneginf().all()
+
+
+def test_half_precision_features_are_compared_in_single_precision():
+    train_NF, _ = scattered(50, seed=9)
+    found = nearest(train_NF.half(), train_NF.half(), 5)
+    again = nearest(train_NF.half().float(), train_NF.half().float(), 5)
+    assert found.cosine_QK.dtype == torch.float32
+    assert torch.equal(found.index_QK, again.index_QK)
+    assert found.index_QK[:, 0].tolist() == list(range(50))
+
+
+def test_nothing_asked_is_nothing_found():
+    assert [tuple(part.shape) for part in nearest(torch.ones(4, 3), torch.ones(0, 3), 2)] == [(0, 2), (0, 2)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("which", ["known", "asked"])
+def test_features_without_a_length_are_refused(value, which):
+    features = {"known": torch.ones(4, 3), "asked": torch.ones(2, 3)}
+    features[which][1, 2] = value
+    with pytest.raises(ValueError, match=f"1 of the {which} features are not finite"):
+        nearest(features["known"], features["asked"], 2)
+
+
+def test_searches_that_cannot_be_are_refused():
+    found = Neighbours(torch.ones(1, 2), torch.tensor([[0, 1]]))
+    with pytest.raises(ValueError, match="k of at least 1 and a known image, got k = 2 and 0 images"):
+        nearest(torch.ones(0, 3), torch.ones(1, 3), 2)
+    with pytest.raises(ValueError, match="2 neighbours were searched for, and 3 are to vote"):
+        list(sweep(found, torch.tensor([0, 1, 2]), classes=3, settings=[Vote(3)]))
+    with pytest.raises(ValueError, match="labels of 0 to 2, got -1 to 1"):
+        list(sweep(found, torch.tensor([-1, 1]), classes=3, settings=[Vote(2)]))
+    with pytest.raises(ValueError, match="at least one k"):
+        list(sweep(found, torch.tensor([0, 1]), classes=3, settings=[]))
+    with pytest.raises(ValueError, match="temperature above 0"):
+        list(sweep(found, torch.tensor([0, 1]), classes=3, settings=[Vote(2, float("nan"))]))
+
+
+def test_k_and_temperature_are_chosen_on_training_images_and_named(digits):
+    known_NF, label_N, _, _ = digits
+    grid = [Vote(k, temperature) for k in (1, 20, 600) for temperature in (0.1, None)]
+    choice = chosen(known_NF, label_N, classes=10, settings=grid)
+    assert choice.words == f"{choice.setting.words} chosen of 6 on 10 % of the training images"
+    assert choice.accuracy_S[grid.index(choice.setting)] == max(choice.accuracy_S) > 0.95
+    assert choice.setting.k < 600
+    assert choice.model.tolist() == list(range(1200))
+
+
+def test_of_equally_good_settings_the_smoother_one_is_chosen():
+    label_N = torch.arange(40) % 2
+    grid = [Vote(5, None), Vote(1), Vote(5), Vote(5, 0.01)]
+    assert chosen(torch.eye(2)[label_N], label_N, classes=2, settings=grid).setting == Vote(5, None)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("benchmarks", "commands", "pipeline", "models", "objectives", "evaluation", "transfer", "export", "report", "journal")
+ROOMS = ("benchmarks", "commands", "evaluation", "export", "journal", "models", "objectives", "pipeline", "report")
+ROOMS = (*ROOMS, "transfer")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_the_wheel_holds_one_package_and_nothing_generic(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"viewmill"}
     assert {f"viewmill/{room}/__init__.py" for room in ROOMS} <= set(names)
     assert {f"viewmill/{path.name}" for path in ROOT.glob("*.py")} | {"viewmill/pipeline/sources/opened.py"} <= set(names)
-    assert "viewmill/py.typed" in names
+    assert {"viewmill/py.typed", "viewmill/report/page.css", "viewmill/report/page.js"} <= set(names)
     assert not [name for name in names if "tests/" in name]
 
 

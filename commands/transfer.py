@@ -1,0 +1,93 @@
+"""The command that fine-tunes a detector."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """Fine-tune a detector on an encoder and measure it: boxes, masks or keypoints; the same command again continues."""
+
+    source: tyro.conf.Positional[str]
+    """What to begin with: a run, a .safetensors file of an encoder (torchvision, timm, MoCo), or random."""
+    train: Path
+    """Annotations to learn from: a COCO file, or a list of Pascal VOC as FOLDER/SPLIT (VOCdevkit/trainval)."""
+    test: Path
+    """Annotations to be measured on, of the same classes."""
+    out: Path
+    """Folder for checkpoints, log, results.json, detections.json and predictions.png."""
+    train_images: Path | None = None
+    """Folder of the training images, where the annotations do not say."""
+    test_images: Path | None = None
+    """Folder of the test images, where the annotations do not say."""
+    task: Literal["detection", "segmentation", "keypoints"] = "detection"
+    """Boxes alone (Faster R-CNN), with masks (Mask R-CNN), or with keypoints (Keypoint R-CNN)."""
+    detector: Literal["fpn", "c4"] = "fpn"
+    """On a pyramid of all stages, or on the third stage's map with the fourth as head of each region."""
+    encoder: str = "resnet18"
+    """Of a file or at random: resnet18, resnet34 or resnet50. A run knows its own."""
+    width: int = 64
+    """Of a file or at random: channels of the first stage."""
+    size: int = 224
+    """Of a file or at random: px the encoder was made for; up to 64 the stem is the small one, of stride 1."""
+    ema: bool = False
+    """The moving average of a run's weights, instead of the weights themselves."""
+    freeze: int = 0
+    """How many parts of the encoder stay as they are: 0 none, 1 the stem, 2 the first stage too, ... 5 all of it."""
+    norm: Literal["frozen", "local", "synchronised"] = "frozen"
+    """Batch norm of what learns: trained statistics for good, each process's own images, or all images (on GPUs)."""
+    extra_norm: bool = False
+    """New batch norms in pyramid and heads, or after the fourth stage (MoCo's appendix)."""
+    schedule: Literal["coco-1x", "coco-2x", "voc-24k"] = "coco-1x"
+    """Steps, drops of the learning rate, warm-up and sizes of the images."""
+    steps: int = 0
+    """Another length: drops and warm-up stand at the same shares; 0 for the schedule's own."""
+    batch: int = 0
+    """Images of a step over all processes; 0 for the schedule's own (16)."""
+    learning_rate: float | None = None
+    """Another learning rate than the schedule's (.02)."""
+    scale_rate: bool = False
+    """Multiply the learning rate by batch / 16 (the linear rule)."""
+    warmup: int | None = None
+    """Steps over which the learning rate rises, instead of the schedule's."""
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """What turns gradients into updates."""
+    weight_decay: float = 1e-4
+    """Weight decay, of matrices and filters only."""
+    clip: float = 0.0
+    """Largest norm of an update's gradients; 0 for no limit."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision; "no" is float32."""
+    side: int = 0
+    """Px of the shorter side of test images, and of training images without --sides; 0 for the schedule's own."""
+    sides: tuple[int, ...] = ()
+    """Px of the shorter side of a training image: one of these is drawn."""
+    longest: int = 0
+    """Px of the longer side at most; 0 for 5/3 of --side, or the schedule's own."""
+    flip: float = 0.5
+    """Probability that a training image is mirrored."""
+    anchors: tuple[int, ...] = ()
+    """Px of the anchors' sides: five for fpn, any number for c4; none for eight strides of each level, or Detectron2's."""
+    channels: int = 256
+    """Of pyramid and heads."""
+    hidden: int = 1024
+    """Features of a region in the boxes' head of fpn."""
+    regions: int = 512
+    """Of each image that the heads learn from."""
+    seed: int = 0
+    """Seed of heads, order, flips and regions."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+    keep: int = 2
+    """How many of the newest checkpoints stay."""
+    log_every: int = 20
+    """Steps between records of the log."""
+    threads: int = 0
+    """Threads that decode images; 0 for every usable core."""
+    max_masked: int = 20
+    """How many updates in a row may be left out because something was not finite, before the run stops."""
+    timeout: int = 1800
+    """Seconds that processes wait for one another."""

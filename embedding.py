@@ -1,0 +1,103 @@
+"""`viewmill embed`: the features of any images as a Parquet file.
+
+Shape suffixes: B = rows of a batch, F = features.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .commands import Embed
+from .datasets import open_images, refusing
+from .evaluation.features import BATCH, Features, Shown, batches
+from .journal.dashboard import counting, say
+from .journal.folder import Refused
+from .pipeline.beton import Beton
+from .pipeline.manifest import read_columns, read_manifest
+from .pipeline.recipe import weak
+from .pipeline.sources.arrow import pyarrow
+from .resume import load_encoders
+
+OWN = ("row", "label", "class", "feature")
+"""Columns of our own; one of the images' table that is called so gets `source_` before its name."""
+
+
+def embed(config: Embed) -> int:
+    """Write one record an image that could be decoded, in the order of its rows; returns the exit code."""
+    target = config.target
+    if target.suffix != ".parquet":
+        raise Refused(f"{target} must end in .parquet: that is what is written")
+    if target.is_dir() or (target.exists() and not config.overwrite):
+        raise Refused(f"{target} exists: name another file, or add --overwrite")
+    if not target.parent.is_dir():
+        raise Refused(f"{target.parent} is no folder: make it first")
+    with refusing():
+        library = pyarrow()
+        encoders = load_encoders(config.run, ema=config.ema)
+        beton = open_images(config.source)
+        tables = {name: texts for name, texts in read_columns(beton.path).items() if name != "row"}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shown = Shown(encoders.trained.to(device), weak(encoders.colours.size, encoders.colours))
+    facts = {
+        "run": str(config.run),
+        "method": encoders.settings["method"],
+        "step": encoders.step,
+        "weights": "ema" if config.ema else "model",
+        "size": encoders.settings["size"],
+        "source": str(beton.path),
+        "data_fingerprint": beton.fingerprint,
+    }
+    written = 0
+    with counting(f"embedding {config.source}") as progress, refusing(), _replacing(target) as partial:
+        writer, width = None, 0
+        try:
+            for number, part in enumerate(batches(shown, beton, device=device), start=1):
+                table = _table(library, part, beton, tables, half=config.half)
+                if writer is None:
+                    schema = table.schema.with_metadata({"viewmill": json.dumps(facts)})
+                    writer = library.parquet.ParquetWriter(partial, schema)
+                writer.write_table(table.cast(writer.schema))
+                written, width = written + len(part.row_N), part.feature_NF.shape[1]
+                progress(min(number * BATCH, len(beton)), len(beton))
+        finally:
+            if writer is not None:
+                writer.close()
+    lost = len(beton) - written
+    say(f"{target}: {written:,} images x {width} features, of step {encoders.step}")
+    if lost:
+        say(f"{lost} images could not be decoded and are left out: viewmill inspect {beton.path} --deep names them")
+    return 0
+
+
+def _table(library: Any, part: Features, beton: Beton, tables: dict[str, list[str]], *, half: bool) -> Any:
+    """A record batch: our own columns, then those of the images' table."""
+    feature_BF = part.feature_NF.half() if half else part.feature_NF
+    flat = library.array(feature_BF.numpy().reshape(-1))
+    rows, labels = part.row_N.tolist(), part.label_N.tolist()
+    names = dict(enumerate((read_manifest(beton.path) or {}).get("classes") or []))
+    columns = {
+        "row": library.array(rows, library.int64()),
+        "label": library.array([label if label >= 0 else None for label in labels], library.int64()),
+        "class": library.array([names.get(label) for label in labels], library.string()),
+        "feature": library.FixedSizeListArray.from_arrays(flat, feature_BF.shape[1]),
+    }
+    for name, texts in tables.items():
+        shown = [texts[row].encode(errors="surrogateescape").decode(errors="replace") for row in rows]
+        columns[f"source_{name}" if name in OWN else name] = library.array(shown, library.string())
+    return library.table(columns)
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A file beside `target` that takes its place when all of it has been written, and else is removed."""
+    partial = target.with_name(target.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)

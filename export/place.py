@@ -1,0 +1,148 @@
+"""Where an export stands: it appears there whole, after it has been checked, or not at all."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..models.tensorfile import write_bytes
+from ..pipeline.target import FULL
+
+CARD = "README.md"
+OWN = {CARD, "model.safetensors", "config.json", "preprocessor_config.json"}  # what a folder of ours holds
+MARK = "# written by viewmill export"  # in every card: nothing without one is replaced
+ENDINGS = {".safetensors", ".onnx", ".pth", ".pt", ".bin", ".ckpt", ".pkl"}  # of files of weights
+
+
+def place(out: Path, format: str, suffix: str) -> Path:
+    """Where an export to `out` stands: a folder, or a file ending in `suffix`, which is added where there is no ending.
+
+    Raises ValueError for another ending.
+    """
+    if out.name in ("", ".."):
+        raise ValueError(f"{out} is a folder that has a name elsewhere: name what to write")
+    out = out.resolve() if out.is_symlink() else out
+    ending = out.suffix.lower()
+    if format == "encoder" and ending == ".safetensors":
+        return out
+    if suffix and ending not in ENDINGS:
+        return out.with_name(out.name + suffix)
+    if ending in ENDINGS and ending != suffix:
+        kind = f"a {suffix} file" if suffix else "a folder"
+        raise ValueError(f"--format {format} writes {kind}, not {out.name}: name it without {out.suffix}")
+    return out
+
+
+def card_of(out: Path) -> Path:
+    """The card's place: in a folder, or beside a file."""
+    return out.with_suffix(".md") if is_file(out) else out / CARD
+
+
+def is_file(out: Path) -> bool:
+    """Whether an export that stands at `out` is one file and its card."""
+    return out.suffix.lower() in ENDINGS
+
+
+def check(out: Path, *, overwrite: bool) -> None:
+    """Raise ValueError or FileExistsError unless an export may stand at `out`."""
+    if not out.parent.is_dir():
+        raise ValueError(f"{out.parent} is no folder: make it first, or choose another OUT")
+    if is_file(out) and out.is_dir():
+        raise ValueError(f"{out} is a folder and this format writes a file: choose another OUT")
+    if not is_file(out) and out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file and this format writes a folder: choose another OUT")
+    if is_file(out):
+        there = [path for path in (out, card_of(out)) if path.exists()]
+    else:
+        there = [out] if out.is_dir() and any(out.iterdir()) else []
+    if there and not overwrite:
+        raise FileExistsError(f"{there[0]} exists: add --overwrite to replace it, or choose another OUT")
+    if there:
+        _check_own(out)
+
+
+def _check_own(out: Path) -> None:
+    """Raise ValueError where something else than an export would be replaced."""
+    others = [] if is_file(out) else sorted(path.name for path in out.iterdir() if path.name not in OWN)
+    if others:
+        raise ValueError(f"{out} holds other things than an export ({', '.join(others[:3])}): choose another OUT")
+    card = card_of(out)
+    if card.exists() and MARK not in card.read_text(encoding="utf-8", errors="replace")[:4096]:
+        raise ValueError(f"{card} is no card that viewmill wrote: choose another OUT, or move it away")
+
+
+@contextmanager
+def building(out: Path) -> Iterator[Path]:
+    """Yields the place where what will be `out` is written and checked; nothing of it is left when the block ends.
+
+    Raises ValueError where another export is building it, and OSError where it cannot be written there.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    with naming(out):
+        partial.mkdir(exist_ok=True)
+        descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{out} is being written by another export: wait for it") from None
+        except OSError:  # some network file systems know no locks
+            pass
+        with naming(out):
+            _empty_(partial)  # of what an export left that was killed
+        try:
+            yield partial / out.name if is_file(out) else partial
+        finally:
+            with suppress(OSError):
+                shutil.rmtree(partial)
+    finally:
+        os.close(descriptor)
+
+
+def _empty_(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def settle(built: Path, out: Path, card: str) -> None:
+    """Write the card beside what was built, and give both their names; what stood there before goes last."""
+    with naming(out):
+        write_bytes(card_of(built) if is_file(out) else built / CARD, [memoryview(card.encode())])
+        if is_file(out):
+            os.replace(built, out)
+            os.replace(card_of(built), card_of(out))
+        elif out.is_dir() and any(out.iterdir()):
+            old = out.with_name(f".{out.name}.old")
+            os.rename(out, old)
+            try:
+                os.rename(built, out)
+            except OSError:
+                os.rename(old, out)
+                raise
+            shutil.rmtree(old)
+        else:
+            os.rename(built, out)
+        _sync(out.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Let the new names survive a power cut, on file systems that know how."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def naming(out: Path) -> Iterator[None]:
+    """Errors of the disk tell of the export and of the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise OSError(f"no room for {out} ({error.strerror}): nothing of it is left behind; make room") from error
+        raise OSError(f"{out} cannot be written ({error.strerror or error}): choose another place") from error

@@ -1,0 +1,54 @@
+"""`viewmill report`: one page about one or several runs, that needs nothing but a browser."""
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from ..commands.report import Report
+from ..datasets import refusing
+from ..journal.dashboard import say
+from .markup import size
+
+
+def report(config: Report, *, recipes: Mapping[str, str]) -> int:
+    """Write the page to `config.out`, whole or not at all; the folders of the runs are only read.
+
+    `recipes` says for each method which recipe its views have, by name.
+    """
+    with refusing():
+        if config.images < 0:
+            raise ValueError(f"--images must be 0 (none) or more, got {config.images}")
+        if config.out.is_dir():
+            raise ValueError(f"{config.out} is a folder: name the file to write, as --out {config.out / 'report.html'}")
+        if not config.out.absolute().parent.is_dir():
+            raise ValueError(f"{config.out.parent} is no folder: make it, or choose another --out")
+        from .page import page
+        from .read import read_runs
+
+        runs = read_runs(config.runs)
+        text = page(runs, images=config.images, data=config.data, recipes=recipes, now=time.time())
+        write(config.out, text)
+    of = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+    say(f"a page about {of}: {config.out.absolute()} ({size(config.out.stat().st_size)})")
+    return 0
+
+
+def write(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all; what is no character (of a file name) becomes "?"."""
+    path = path.absolute()
+    with NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False) as file:
+        partial = Path(file.name)
+        try:
+            file.write(text.encode("utf-8", "replace"))
+            file.flush()
+            mask = os.umask(0)
+            os.umask(mask)
+            partial.chmod(0o666 & ~mask)  # a temporary file is its owner's alone
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise

@@ -1,0 +1,156 @@
+"""A run's images and its encoder, where both are still there: the views it was trained on, and features of a sample.
+
+Shape suffixes: N = sampled rows, B = rows of a batch, F = features, S = side.
+"""
+
+import ast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..datasets import open_images
+from ..journal.folder import Refused
+from ..pipeline.beton import Beton
+from ..pipeline.cache import cached_path
+from ..pipeline.loader import BetonLoader, ViewBatch
+from ..pipeline.manifest import read_manifest, sidecars
+from ..pipeline.order import steps_per_epoch
+from ..pipeline.picture import as_seen, originals
+from ..pipeline.recipe import RECIPES, Blur, CentreCrop, Jitter, Patch, RandomCrop, Recipe, View, weak
+from ..pipeline.sources.opened import is_source
+from ..resume import load_encoders
+from .curve import number
+from .read import Run
+
+BATCH = 128
+COLUMNS = 6  # views of an image, over as many epochs as that takes
+PARTS = {kind.__name__: kind for kind in (Recipe, View, RandomCrop, CentreCrop, Patch, Jitter, Blur)}
+
+
+class Gone(ValueError):
+    """Why images, views or features of a run cannot be shown; the page says so and goes on."""
+
+
+class Sample(NamedTuple):
+    """Features of unit length of some rows, and their classes, -1 where there are none."""
+
+    row_N: np.ndarray
+    label_N: np.ndarray
+    feature_NF: torch.Tensor
+
+
+def images_of(run: Run, given: Path | None) -> Beton:
+    """The images that `run` was trained on: those of `given`, or where its log says they were; raises Gone."""
+    wanted = run.config.get("data_fingerprint")
+    path = given or run.data
+    if path is None:
+        raise Gone("the log does not say where the images lie: name them with --data")
+    try:
+        if given is None and is_source(path) and not sidecars(cached_path(path))["manifest"].exists():
+            raise Gone(f"the images of {path} are no longer converted: name them with --data to convert them again")
+        beton = open_images(path)
+    except OSError as error:
+        raise Gone(f"{path} cannot be read ({error}): name the images with --data") from None
+    except Refused as error:
+        raise Gone(f"the images are not to be had ({error}): name them with --data") from None
+    if wanted is not None and beton.fingerprint != wanted:
+        raise Gone(
+            f"{path} holds other images than the run was trained on ({beton.fingerprint[:12]}, not {str(wanted)[:12]}): "
+            "name its own with --data"
+        )
+    return beton
+
+
+def classes_of(beton: Beton) -> list[str]:
+    """The classes by name, or by number where the manifest has none; empty where no row has a label."""
+    top = int(beton.label_N.max()) if len(beton) else -1
+    if top < 0:
+        return []
+    try:
+        found = (read_manifest(beton.path) or {}).get("classes")
+    except ValueError:
+        found = None
+    named = [str(name) for name in found] if isinstance(found, list) else []
+    return [named[at] if at < len(named) else str(at) for at in range(top + 1)]
+
+
+def recipe_of_run(run: Run, recipes: Mapping[str, str]) -> Recipe:
+    """The recipe of the run's views: from its configuration, or its method's own, by `recipes`; raises Gone."""
+    written, size = run.config.get("recipe"), run.config.get("size")
+    try:
+        if written:
+            found = _built(ast.parse(str(written), mode="eval").body)
+            if not isinstance(found, Recipe):
+                raise Gone("config.json holds no recipe that can be read")
+            return found
+        return RECIPES[recipes[str(run.config.get("method"))]](int(size))  # pyright: ignore[reportArgumentType]
+    except (KeyError, TypeError, ValueError, SyntaxError, RecursionError) as error:
+        raise Gone(f"the recipe of its views is not known here ({type(error).__name__})") from None
+
+
+def _built(node: ast.expr) -> Any:
+    """The value that a dataclass's repr describes: calls of PARTS, tuples and constants, nothing else is read."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        given = {word.arg: _built(word.value) for word in node.keywords if word.arg}
+        return PARTS[node.func.id](**given)
+    if isinstance(node, ast.Tuple):
+        return tuple(_built(part) for part in node.elts)
+    return ast.literal_eval(node)
+
+
+class Seen(NamedTuple):
+    """Images, and what the views of a recipe made of them: uint8 [B, S, S, 3]."""
+
+    row_B: np.ndarray
+    originals: np.ndarray
+    views: list[tuple[str, np.ndarray]]
+    """Which view in which epoch, and its pixels."""
+    epochs: range
+
+
+def views_of(run: Run, beton: Beton, recipe: Recipe, *, images: int = 6) -> Seen:
+    """Views as the network saw them in the run's last epochs, made again from their plan: some six of each image."""
+    row_B = np.unique(np.linspace(0, len(beton) - 1, images).round().astype(np.int64))
+    seed, batch = (int(number(run.config.get(name)) or 0) for name in ("seed", "batch"))
+    steps = min(run.told.step, run.steps) or 1
+    last = (steps - 1) // steps_per_epoch(len(beton), batch) if 0 < batch <= len(beton) else 0
+    epochs = range(max(0, last + 1 - max(1, COLUMNS // len(recipe.views))), last + 1)
+    views = [
+        (f"view {v + 1}, epoch {epoch}", pixels)
+        for epoch in epochs
+        for v, pixels in enumerate(as_seen(beton, recipe, row_B, epoch=epoch, seed=seed))
+    ]
+    return Seen(row_B, originals(beton, row_B, size=max(view.size for view in recipe.views)), views, epochs)
+
+
+@torch.no_grad()
+def sample_of(run: Run, beton: Beton, *, images: int, progress: Callable[[int, int], None]) -> Sample:
+    """Features of at most `images` rows, spread evenly, by the encoder of the run's newest checkpoint; raises Gone."""
+    try:
+        loaded = load_encoders(run.folder)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:  # a stranger's config.json
+        raise Gone(f"its encoder cannot be loaded: {error}") from None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = loaded.trained.to(device).eval()
+    row_N = np.unique(np.linspace(0, len(beton) - 1, min(images, len(beton))).round().astype(np.int64))
+    rows, parts = [], []
+    for begin, batch in _batches(beton, weak(loaded.colours.size, loaded.colours), row_N, device):
+        feature_BF = encoder(batch.views[0]).float()
+        keep_B = batch.valid_B & feature_BF.isfinite().all(dim=1) & (feature_BF.norm(dim=1) > 0)
+        parts.append(torch.nn.functional.normalize(feature_BF[keep_B], dim=1).cpu())
+        rows.append(batch.row_B[keep_B].cpu().numpy())
+        progress(min(begin + BATCH, len(row_N)), len(row_N))
+    kept_N = np.concatenate(rows)
+    if len(kept_N) < 2:
+        raise Gone("fewer than two of its images can be read and have finite features")
+    return Sample(kept_N, beton.label_N[kept_N], torch.cat(parts))
+
+
+def _batches(beton: Beton, recipe: Recipe, row_N: np.ndarray, device: torch.device) -> Iterator[tuple[int, ViewBatch]]:
+    with closing(BetonLoader(beton, recipe, batch=BATCH, seed=0, device=device)) as loader:
+        for begin in range(0, len(row_N), BATCH):
+            yield begin, loader.batch_of(row_N[begin : begin + BATCH], epoch=0)

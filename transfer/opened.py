@@ -1,0 +1,80 @@
+"""Which kind of annotations a path is, and the labels of a test set made those of its training set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .coco import open_coco
+from .scene import Category, Scene, SceneSet, Task
+from .voc import is_voc, open_voc
+
+KINDS = (
+    "a COCO file (its images beside it, or named), a folder that holds instances.json, or a list of Pascal VOC as "
+    "FOLDER/SPLIT (VOCdevkit/trainval joins its years, VOCdevkit/VOC2007/test is one)"
+)
+
+
+def open_scenes(
+    path: Path, images: Path | None = None, *, task: Task, categories: Sequence[Category] | None = None
+) -> SceneSet:
+    """Annotated images of any kind.
+
+    `images` is the folder of a COCO file's images; without it, it is looked for beside the file. `categories`, those
+    of the training set, fix the labels by name, whatever numbers this set's file gives.
+
+    Raises:
+        ValueError: where the path is of no kind known here, or as the set's own reader does; where objects are of classes
+            that `categories` does not have.
+    """
+    opened = _opened(path, images, task)
+    return opened if categories is None else relabelled(opened, categories, path)
+
+
+def _opened(path: Path, images: Path | None, task: Task) -> SceneSet:
+    if path.is_dir() and (path / "instances.json").is_file():
+        return open_coco(path / "instances.json", images or _beside(path / "instances.json"), task=task)
+    if path.is_file() and path.suffix == ".json":
+        return open_coco(path, images or _beside(path), task=task)
+    if path.is_file() and path.suffix == ".txt" and path.parent.parent.name == "ImageSets":
+        return open_voc(path.parents[2], path.stem, task=task)
+    if not path.exists() and is_voc(path.parent):
+        return open_voc(path.parent, path.name, task=task)
+    if is_voc(path):
+        raise ValueError(f"{path} is a folder of Pascal VOC: name a list with it, as {path}/trainval or {path}/test")
+    there = "is none" if path.exists() else "does not exist, and is none"
+    raise ValueError(f"{path} {there} of the annotations that can be opened: {KINDS}")
+
+
+def _beside(annotations: Path) -> Path:
+    """Where a COCO file's images lie: images/ beside it, COCO's own layout (annotations/instances_X.json, X), with it."""
+    split = annotations.stem.rsplit("_", 1)[-1]
+    around = annotations.parent.parent
+    guesses = (annotations.parent / "images", around / split, around / "images" / split, around / "images")
+    return next((guess for guess in guesses if guess.is_dir()), annotations.parent)
+
+
+def relabelled(scenes: SceneSet, categories: Sequence[Category], path: Path) -> SceneSet:
+    """The set with the labels of `categories`, by name.
+
+    Raises:
+        ValueError: where objects are of a class that is not among them; a class without objects does no harm.
+    """
+    label = {category.name: number for number, category in enumerate(categories, start=1)}
+    used = {int(number) for scene in scenes.scenes for number in np.unique(scene.instances.label_N)}
+    unknown = [
+        scenes.categories[number - 1].name for number in sorted(used) if scenes.categories[number - 1].name not in label
+    ]
+    if unknown:
+        raise ValueError(
+            f"{path} has objects of {len(unknown)} classes that the training set does not have ({', '.join(unknown[:5])}); "
+            f"it has {', '.join(list(label)[:5])}{', ...' if len(label) > 5 else ''}: name sets of the same classes"
+        )
+    new_label = np.array([0, *(label.get(category.name, 0) for category in scenes.categories)])
+    return scenes._replace(
+        scenes=tuple(_with_labels(scene, new_label) for scene in scenes.scenes), categories=tuple(categories)
+    )
+
+
+def _with_labels(scene: Scene, new_label: np.ndarray) -> Scene:
+    return scene._replace(instances=scene.instances._replace(label_N=new_label[scene.instances.label_N]))
