@@ -150,12 +150,16 @@ def _show(results: list[Result]) -> None:
         interval, top5 = f"{score.top1.low:.3f} to {score.top1.high:.3f}", "" if score.top5 is None else f"{score.top5:.3f}"
         beside = [f"{top1[floor, name]:.3f}" if (floor, name) in top1 else "" for floor in floors]
         rows.append((name, f"{score.top1.value:.3f}", interval, top5, f"{score.per_class:.3f}", *beside))
-    split = f"{len(data.train):,} training and {len(data.test):,} test images"
+    split = f"{len(data.train):,} training and {len(data.test):,} test images, 95 % intervals over these"
     title = f"{data.name}: {task.name}, {len(task.classes)} classes, {split}"
     table(title, ("protocol", "top-1", "from to", "top-5", "per class", *floors), rows)
+    told = set[str]()
     for result in own:
-        if result.told.score.protocol != result.told.name:
-            say(f"{result.told.name}: {result.told.score.protocol}")
+        kind = result.told.name.split(",")[0]
+        if kind not in told and result.told.score.protocol != result.told.name:
+            words = result.told.score.protocol.removeprefix(f"{kind}, ")
+            say(f"{kind}: {words[words.index('ridge') :] if kind == 'low-shot' else words}")
+        told.add(kind)
     if confused := _confusions(own[0]):
         say(f"most often wrong ({own[0].told.name}): {', '.join(confused)}")
 

@@ -14,7 +14,7 @@ TOP = 5
 
 
 class Interval(NamedTuple):
-    """A value and its 95 % bootstrap percentile interval over images, shares of 1."""
+    """A value and its 95 % bootstrap percentile interval over images, or its range over several draws; shares of 1."""
 
     value: float
     low: float

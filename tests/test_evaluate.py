@@ -57,7 +57,7 @@ def digests(folder):
 
 def test_every_protocol_has_its_floors_beside_it_and_all_are_kept(trained, data, tmp_path, capsys):
     out = tmp_path / "run"
-    shutil.copytree(trained, out)
+    shutil.copytree(trained, out, ignore=shutil.ignore_patterns("evaluation.jsonl"))
     before = digests(out)
     both = ("--train", data["known"], "--test", data["asked"])
     assert evaluate(out, *both, "--protocols", *EVERY, "--probe-epochs", 5, "--shots", 1, 4, "--draws", 2) == 0
@@ -162,7 +162,7 @@ def test_every_train_needs_its_test(trained, data, capsys):
 
 def test_a_checkpoint_that_does_not_verify_is_no_encoder(trained, data, tmp_path, capsys):
     out = tmp_path / "run"
-    shutil.copytree(trained, out)
+    shutil.copytree(trained, out, ignore=shutil.ignore_patterns("evaluation.jsonl"))
     for path in (out / "checkpoints").glob("step-*/model.safetensors"):
         harmed = bytearray(path.read_bytes())
         harmed[-1] ^= 1
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_does_not_verify_is_no_encoder(trained, data, tmp_path
 
 def test_where_the_results_cannot_be_kept_they_are_printed_all_the_same(trained, data, tmp_path, capsys):
     out = tmp_path / "run"
-    shutil.copytree(trained, out)
+    shutil.copytree(trained, out, ignore=shutil.ignore_patterns("evaluation.jsonl"))
     (out / "evaluation.jsonl").mkdir()
     both = ("--train", data["known"], "--test", data["asked"], "--protocols", "knn", "--no-floors")
     assert evaluate(out, *both) == 0

@@ -1,0 +1,257 @@
+"""`viewmill transfer`: an encoder becomes a detector, is fine-tuned, and is measured on images that it has not seen."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..commands.transfer import Transfer
+from ..datasets import refusing
+from ..ending import ending, noting_refusals
+from ..journal.dashboard import say
+from ..journal.folder import Refused, difference, locked, read_config, recorded, settle_config
+from ..journal.signals import deferred, end_with_launcher
+from .opened import open_scenes
+from .precision import average_precision
+from .presets import JUDGED, PRESETS, Course, course_of
+from .results import plan, show, write_results
+from .scene import SceneSet, check_sizes
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from .backbone import Beginning
+    from .detectors import Design
+    from .loop import Job
+
+# what does not make a run another one: where things lie, and how a start of it goes about its work
+FREE = {"source", "train", "test", "out", "train_images", "test_images", "threads", "timeout", "max_masked"}
+FREE |= {"checkpoint_every", "keep", "log_every"}
+
+
+class Data(NamedTuple):
+    """What is learnt from, and what is measured on, with the same classes."""
+
+    train: SceneSet
+    test: SceneSet
+
+
+def transfer(config: Transfer) -> int:
+    """Fine-tune a detector, or continue, and measure it; returns the exit code, which also stands in OUT/exit.json."""
+    with noting_refusals(config.out), refusing():
+        course = course_of(
+            config.schedule,
+            steps=config.steps,
+            batch=config.batch,
+            learning_rate=config.learning_rate,
+            scale_rate=config.scale_rate,
+            warmup=config.warmup,
+        )
+        _check(config)
+        data = open_data(config)
+    end_with_launcher()
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+
+    from ..objectives import gather
+
+    waits = InitProcessGroupKwargs(init_method=gather.ANEW, timeout=timedelta(seconds=config.timeout))
+    accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[waits])
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            with refusing():
+                stack.enter_context(locked(config.out))
+        with ending(config.out, visible=accelerator.is_main_process) as ended:
+            asked = stack.enter_context(deferred())
+            with refusing():
+                settings, beginning = describe(config, course, data)
+                complete = finished(config, settings, accelerator)
+                job = None if complete else prepare(config, course, data, settings, beginning, accelerator)
+            if job is None:
+                ended |= {"code": 0, "step": course.steps, "steps": course.steps, "reason": "done"}
+            else:
+                ended |= run(config, job, settings, data, asked, ended)
+            if ended["code"] == 0 and accelerator.is_main_process:
+                show(config.out)
+            accelerator.wait_for_everyone()
+            accelerator.end_training()
+    return ended["code"]
+
+
+def _check(config: Transfer) -> None:
+    """Raise ValueError for numbers that no training can have."""
+    for name in ("checkpoint_every", "log_every", "max_masked", "timeout"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")
+    for name in ("side", "longest", "threads", "weight_decay", "clip"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(config, name)}")
+    if config.keep < 2:
+        raise ValueError(f"--keep must be at least 2, got {config.keep}: damage to an only checkpoint would be the end")
+    if not 0 <= config.flip <= 1:
+        raise ValueError(f"--flip is a probability, got {config.flip}")
+    if any(side < 1 for side in config.sides):
+        raise ValueError(f"--sides are at least 1 px, got {config.sides}")
+
+
+def open_data(config: Transfer) -> Data:
+    """Both sets; raises ValueError for what cannot be read, be told apart by the same classes, or be judged."""
+    train = open_scenes(config.train, config.train_images, task=config.task)
+    test = open_scenes(config.test, config.test_images, task=config.task, categories=train.categories)
+    if config.task == "keypoints" and train.keypoints != test.keypoints:
+        raise ValueError(f"{config.train} and {config.test} have other keypoints: they must be the same, in the same order")
+    for kind in JUDGED[config.task].values():
+        average_precision(test, (), kind=kind)  # what it refuses must not be refused after days of training
+    if not (config.out / "config.json").exists() and os.environ.get("RANK", "0") == "0":
+        for part in (train, test):
+            check_sizes(part.scenes)
+    return Data(train, test)
+
+
+def design_of(config: Transfer, data: Data, made_of: dict[str, Any]) -> "Design":
+    """The detector that is asked for, for the images that its encoder knows."""
+    from .detectors import Design
+
+    preset = PRESETS[config.schedule]
+    side = config.side or preset.side
+    return Design(
+        task=config.task,
+        kind=config.detector,
+        classes=len(data.train.categories),
+        keypoints=len(data.train.keypoints) if config.task == "keypoints" else 0,
+        side=side,
+        longest=config.longest or (round(side * 5 / 3) if config.side else preset.longest),
+        mean=tuple(made_of["mean"]),
+        std=tuple(made_of["std"]),
+        anchors=config.anchors,
+        channels=config.channels,
+        hidden=config.hidden,
+        regions=config.regions,
+        norm=config.norm,
+        extra_norm=config.extra_norm,
+        freeze=config.freeze,
+    )
+
+
+def sides_of(config: Transfer) -> tuple[int, ...]:
+    """The sides that training images may have."""
+    return config.sides or ((config.side,) if config.side else PRESETS[config.schedule].sides)
+
+
+def describe(config: Transfer, course: Course, data: Data) -> tuple[dict[str, Any], "Beginning | None"]:
+    """What makes a fine-tuning this one, as it stands in config.json, and what it begins with.
+
+    From its first checkpoint on its beginning is history, and None here: the run it came from may have gone on, or be gone.
+    """
+    from ..resume import begun
+    from . import backbone
+
+    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    source, beginning = backbone.place_of(config.source), None
+    if begun(config.out):
+        earlier = recorded(config.out)
+        if earlier.get("command") != "transfer":
+            raise Refused(f"{config.out} holds a run of another kind: choose another --out")
+        begins = {name: earlier[name] for name in ("init", "given", "made_of")}
+        with suppress(ValueError):
+            if backbone.fingerprint(config.source) != earlier["init"]:
+                say(f"{config.source} has other weights by now: this goes on with those that it began with")
+    else:
+        options = {"encoder": config.encoder, "width": config.width, "size": config.size, "ema": config.ema}
+        beginning = backbone.begin(config.source, seed=config.seed, **options)
+        begins = {"init": backbone.fingerprint(config.source), "given": beginning.given, "made_of": beginning.made_of}
+    described = {
+        "format": 1,
+        "command": "transfer",
+        "source": source,
+        **begins,
+        **own,
+        **dataclasses.asdict(course),
+        "sides": sides_of(config),
+        "design": dataclasses.asdict(design_of(config, data, begins["made_of"])),
+        "data_fingerprint": data.train.fingerprint,
+        "test_fingerprint": data.test.fingerprint,
+    }
+    return json.loads(json.dumps(described)), beginning  # as a later start will read it: JSON knows no tuples
+
+
+def finished(config: Transfer, settings: dict[str, Any], accelerator: "Accelerator") -> bool:
+    """Whether this very fine-tuning is complete, the same on every process; raises Refused where it is another one."""
+    from accelerate.utils import broadcast_object_list
+
+    there = (config.out / "results.json").exists() and (config.out / "config.json").exists()
+    if accelerator.is_main_process and there:
+        if other := difference(settings, read_config(config.out)):
+            raise Refused(f"{config.out} holds a run with {other}: choose another --out, or start it as before to see it")
+        say(f"{config.out} was complete already")
+    return bool(broadcast_object_list([there])[0])
+
+
+def prepare(
+    config: Transfer,
+    course: Course,
+    data: Data,
+    settings: dict[str, Any],
+    beginning: "Beginning | None",
+    accelerator: "Accelerator",
+) -> "Job":
+    """The job, continued where it stands; raises ValueError for what does not fit."""
+    from ..pipeline.order import share, steps_per_epoch
+    from ..pipeline.threads import usable_cores
+    from . import backbone
+    from .batches import Feed
+    from .detection import Detection
+    from .detectors import build
+    from .loop import Habits, prepared
+
+    rank, world = accelerator.process_index, accelerator.num_processes
+    share(course.batch, rank=rank, world=world)
+    steps_per_epoch(len(data.train.scenes), course.batch)
+    encoder = backbone.build(settings["made_of"]) if beginning is None else beginning.encoder
+    design = design_of(config, data, settings["made_of"])
+    module = build(encoder, design, device_type=accelerator.device.type, seed=config.seed)
+    feed = Feed(
+        data.train,
+        course.batch,
+        sides_of(config),
+        seed=config.seed,
+        flip=config.flip,
+        masks=config.task == "segmentation",
+        keypoints=config.task == "keypoints",
+        rank=rank,
+        world=world,
+        threads=config.threads or usable_cores(),
+    )
+    task = Detection(module, feed, data.test, config.task, config.out, accelerator)
+    shared = {field.name for field in dataclasses.fields(Habits)} & {field.name for field in dataclasses.fields(config)}
+    habits = Habits(**{name: getattr(config, name) for name in shared})
+    if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
+        settle_config(config.out, settings)
+    accelerator.wait_for_everyone()
+    job = prepared(task, course, habits, settings, accelerator, out=config.out)
+    if accelerator.is_main_process:
+        if job.first:
+            say(f"continuing {config.out} at step {job.first:,} of {course.steps:,}")
+        plan(job, settings, data.train, data.test)
+    return job
+
+
+def run(
+    config: Transfer, job: "Job", settings: dict[str, Any], data: Data, asked: Callable[[], int], ended: dict[str, Any]
+) -> dict[str, Any]:
+    """Train, measure, and write results.json last; returns how it ended."""
+    from .loop import train
+
+    ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
+    told = train(job, asked)
+    if told["code"]:
+        return told
+    measured = job.task.evaluate(asked)
+    if measured is None:
+        return told | {"code": asked() or 75, "reason": "stopped while it was measured: start again"}
+    if job.accelerator.is_main_process:
+        write_results(config.out, settings, data.train, data.test, measured)
+    return told

@@ -1,0 +1,209 @@
+"""`viewmill finetune`: encoder and classifier learn together from labelled images, and are measured on others."""
+
+import dataclasses
+import json
+import os
+from contextlib import ExitStack, closing
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..commands.worth import Finetune
+from ..datasets import open_images, refusing
+from ..ending import ending, noting_refusals
+from ..journal.dashboard import opening, say, table
+from ..journal.folder import Refused, locked, read_config, recorded, settle_config, write_json
+from ..journal.log import versions
+from ..journal.signals import deferred, end_with_launcher
+from .presets import Course
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
+
+    from ..evaluation.tasks import Task
+    from ..pipeline.beton import Beton
+    from ..pipeline.recipe import View
+    from .loop import Job
+
+FREE = {"source", "train", "test", "out", "threads", "timeout", "max_masked", "checkpoint_every", "keep", "log_every"}
+"""What does not make a run another one."""
+RATES = {"sgd": 0.1, "adamw": 0.001}  # at batches of 256; SGD's grows with the batch (arXiv 1706.02677)
+
+
+def finetune(config: Finetune) -> int:
+    """Fine-tune a classifier, or continue, and measure it; returns the exit code, which also stands in OUT/exit.json."""
+    with noting_refusals(config.out), refusing():
+        _check(config)
+        train, test = open_images(config.train), open_images(config.test)
+    end_with_launcher()
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+
+    from ..evaluation.tasks import class_task
+    from ..objectives import gather
+
+    waits = InitProcessGroupKwargs(init_method=gather.ANEW, timeout=timedelta(seconds=config.timeout))
+    accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[waits])
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            with refusing():
+                stack.enter_context(locked(config.out))
+        with ending(config.out, visible=accelerator.is_main_process) as ended:
+            asked = stack.enter_context(deferred())
+            with refusing():
+                labels = class_task(train, test)
+                job, settings = prepare(config, train, test, labels, accelerator, stack)
+            ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
+            from .loop import train as train_
+
+            ended |= train_(job, asked)
+            if ended["code"] == 0 and not (config.out / "results.json").exists():
+                measured = job.task.evaluate(asked)
+                if measured is None:
+                    ended |= {"code": asked() or 75, "reason": "stopped while it was measured: start again"}
+                elif accelerator.is_main_process:
+                    init = {"source": settings["source"], "sha256": settings["init"], "words": settings["given"]}
+                    told = {"protocol": protocol(settings), "init": init, "step": job.course.steps, **measured}
+                    write_json(config.out / "results.json", told | {"versions": versions()})
+            if ended["code"] == 0 and accelerator.is_main_process:
+                show(config.out)
+            accelerator.wait_for_everyone()
+            accelerator.end_training()
+    return ended["code"]
+
+
+def _check(config: Finetune) -> None:
+    """Raise ValueError for numbers that no training can have."""
+    for name in ("epochs", "batch", "checkpoint_every", "log_every", "max_masked", "timeout"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")
+    for name in ("threads", "weight_decay", "clip", "seed"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(config, name)}")
+    for name in ("warmup", "smoothing"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"--{name} must lie in 0 to 1, got {getattr(config, name)}")
+    if config.learning_rate is not None and config.learning_rate <= 0:
+        raise ValueError(f"--learning-rate must be above 0, got {config.learning_rate:g}")
+    if config.keep < 2:
+        raise ValueError(f"--keep must be at least 2, got {config.keep}: damage to an only checkpoint would be the end")
+
+
+def prepare(
+    config: Finetune, train: "Beton", test: "Beton", labels: "Task", accelerator: "Accelerator", stack: ExitStack
+) -> "tuple[Job, dict[str, Any]]":
+    """The job, continued where it stands, and its configuration; raises ValueError for what does not fit."""
+    import torch
+
+    from ..evaluation.features import mild
+    from ..pipeline.loader import BetonLoader
+    from ..pipeline.recipe import weak
+    from .classification import Classification, Classifier
+    from .loop import Habits, prepared
+
+    encoder, shown, given, init = begin(config)
+    loader = BetonLoader(
+        train,
+        mild(weak(shown.size, shown)),
+        batch=config.batch,
+        seed=config.seed,
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        threads=config.threads,
+    )
+    stack.enter_context(closing(loader))
+    course = course_of(config, per_epoch=len(loader))
+    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    settings = {"format": 1, "command": "finetune", "source": os.path.abspath(config.source), "init": init, "given": given}
+    settings |= {**own, **dataclasses.asdict(course), "engine": loader.engine_name, "side": shown.size}
+    settings |= {"data_fingerprint": train.fingerprint, "test_fingerprint": test.fingerprint, "classes": labels.classes}
+    settings |= {"rows": len(train), "test_rows": len(test)}
+    settings = json.loads(json.dumps(settings))
+    torch.manual_seed(config.seed)
+    module = Classifier(encoder, encoder.features, len(labels.classes))  # pyright: ignore[reportArgumentType]
+    shown_recipe = weak(shown.size, shown)
+    task = Classification(module, loader, test, shown_recipe, labels, config.smoothing, accelerator, protocol(settings))
+    shared = {field.name for field in dataclasses.fields(Habits)} & {field.name for field in dataclasses.fields(config)}
+    habits = Habits(**{name: getattr(config, name) for name in shared})
+    if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
+        settle_config(config.out, settings)
+    accelerator.wait_for_everyone()
+    job = prepared(task, course, habits, settings, accelerator, out=config.out)
+    if accelerator.is_main_process:
+        count = sum(parameter.numel() for parameter in module.parameters())
+        rows = [
+            ("data", f"{len(train):,} images to learn from, {len(test):,} to be told, {len(labels.classes)} classes"),
+            ("begins with", given),
+            ("learns", f"{count / 1e6:.1f} M parameters, all of them; batch norm by each process's images"),
+            ("views", f"a random crop and a flip, at {shown.size} px; {loader.engine_name} engine"),
+            ("optimiser", f"{config.optimiser}, rate {course.learning_rate:g} cosine, warm-up {course.warmup:,} steps"),
+            ("runs on", f"{accelerator.device.type}, precision {config.precision.replace('no', 'float32')}"),
+            ("steps", f"{job.first:,} to {course.steps:,}, {len(loader):,} an epoch, {config.batch} images each"),
+            ("results", f"{config.out}; a checkpoint every {config.checkpoint_every:,} steps"),
+        ]
+        opening("viewmill finetune", rows)
+    return job, settings
+
+
+def begin(config: Finetune) -> "tuple[nn.Module, View, str, str]":
+    """The encoder, what it is shown, what it begins with in words, and the fingerprint of that.
+
+    From the first checkpoint on the beginning is history: the run that it came from may have gone on since.
+    """
+    from ..models import weights
+    from ..pipeline.recipe import View
+    from ..resume import begun, load_encoders
+    from . import backbone
+
+    path, earlier = Path(config.source), recorded(config.out) if begun(config.out) else {}
+    if earlier and earlier.get("command") != "finetune":
+        raise Refused(f"{config.out} holds a run of another kind: choose another --out")
+    if (path / "config.json").is_file() and "architecture" in read_config(path):
+        held = load_encoders(path, ema=config.ema)
+        given = f"the encoder of run {path}" + (", the moving average of its weights" if config.ema else "")
+        encoder, shown = held.trained, held.colours
+    else:
+        options = {"encoder": config.encoder, "width": config.width, "size": config.size, "ema": config.ema}
+        found = backbone.begin(config.source, seed=config.seed, **options)
+        encoder, given = found.encoder, found.given
+        shown = View(size=config.size, mean=tuple(found.made_of["mean"]), std=tuple(found.made_of["std"]))
+    if earlier:
+        return encoder, shown, earlier["given"], earlier["init"]
+    init = backbone.RANDOM if config.source == backbone.RANDOM else weights.fingerprint(path)
+    return encoder, shown, given, init
+
+
+def course_of(config: Finetune, *, per_epoch: int) -> Course:
+    """A linear rise and half a cosine."""
+    steps = config.epochs * per_epoch
+    rate = config.learning_rate
+    if rate is None:
+        rate = RATES[config.optimiser] * (config.batch / 256 if config.optimiser == "sgd" else 1)
+    return Course(steps, (), round(config.warmup * steps), rate, config.batch, shape="cosine")
+
+
+def protocol(settings: dict[str, Any]) -> str:
+    """How the numbers came about, but for what the encoder began with: numbers compare where this line is the same."""
+    half = "" if settings["precision"] == "no" else f", trained in {settings['precision']}"
+    smooth = f", label smoothing {settings['smoothing']:g}" if settings["smoothing"] else ""
+    return (
+        f"full fine-tuning, {settings['optimiser']} rate {settings['learning_rate']:g} cosine, {settings['epochs']} epochs "
+        f"of {settings['rows']:,} images in batches of {settings['batch']}, last epoch, {settings['side']} px, "
+        f"random crop and flip{smooth}{half}, seed {settings['seed']}, {settings['test_rows']:,} test images"
+    )
+
+
+def show(out: Path) -> None:
+    """Print the table of OUT/results.json."""
+    told = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    low, high = told["interval"]
+    top5 = "" if told["top5"] is None else f"{told['top5']:.3f}"
+    accuracies = (f"{told['top1']:.3f}", f"{low:.3f} to {high:.3f}", top5, f"{told['mean_per_class']:.3f}")
+    table(
+        "fine-tuned classifier",
+        ("begins with", "top-1", "from to", "top-5", "per class"),
+        [(told["init"]["words"], *accuracies)],
+    )
+    say(told["protocol"])

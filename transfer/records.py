@@ -1,0 +1,66 @@
+"""What a fine-tuning writes and says while it runs: log.jsonl, and plain lines."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..ending import Failed
+from ..journal.clock import Clock
+from ..journal.dashboard import duration, say
+from ..journal.log import Log
+
+LINE_EVERY_S = 10.0
+
+
+class Journal:
+    """log.jsonl and plain lines, one in ten seconds at most; on other processes than the main one it is mute."""
+
+    def __init__(self, log: Log | None) -> None:
+        self._log, self._said = log, -LINE_EVERY_S
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Write a record."""
+        if self._log is not None:
+            self._log.write(name, **facts)
+
+    def fault(self, kind: str, text: str, *, step: int) -> None:
+        """Write and say what went wrong."""
+        self.event(kind, step=step, text=text)
+        if self._log is not None:
+            say(f"warning: step {step}: {text}")
+
+    def faults(self, texts: list[str], *, step: int) -> None:
+        """Write and say what went wrong with checkpoints."""
+        for text in texts:
+            self.fault("checkpoint", text, step=step)
+
+    def reading(self, values: dict[str, Any], clock: Clock, *, step: int, rate: float, saved: Any) -> None:
+        """Write the numbers of a step, and say the most important."""
+        now = clock.read(step, values, rate, saved=saved and (saved.step, saved.time))
+        empty = {name for name, value in now._asdict().items() if value is None}
+        self.event("step", **({name: value for name, value in now._asdict().items() if name not in empty} | values))
+        if self._log is None or (time.monotonic() - self._said < LINE_EVERY_S and step < now.steps):
+            return
+        self._said = time.monotonic()
+        losses = "  ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in values.items() if "loss" in name)
+        say(
+            f"step {step:,}/{now.steps:,}  {losses}  rate {rate:.2g}  {now.images_per_s:.1f} images/s  data {now.wait:.0%}  "
+            f"left {duration(now.left_s)}" + (f"  masked {now.masked}" if now.masked else "")
+        )
+
+
+@contextmanager
+def journalling(out: Path, *, first: int, visible: bool, **facts: Any) -> Generator[Journal]:
+    """The journal of a start of a run at step `first`; what comes after it in OUT/log.jsonl is cut."""
+    if not visible:
+        yield Journal(None)
+        return
+    try:
+        log = Log(out / "log.jsonl", resumed_step=first, warn=say)
+    except OSError as error:
+        raise Failed(f"{out / 'log.jsonl'} cannot be written ({error.strerror}): make room there") from error
+    with log:
+        log.started(step=first, **facts)
+        yield Journal(log)
