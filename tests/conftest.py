@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import sys
 from contextlib import closing
 
 import numpy as np
@@ -17,9 +18,19 @@ from viewmill.pipeline.manifest import cache_folder
 # Tests that set XDG_CACHE_HOME would compile everything again in every process.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "compiled"))
 
-# A shell has its background jobs ignore SIGINT, and so would every process that a test starts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell has its background jobs ignore SIGINT, nohup SIGHUP, and so would every process that a test starts.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator():
+    """accelerate keeps one precision for a process; a command has a process of its own, a test that calls it has not."""
+    yield
+    state = sys.modules.get("accelerate.state")
+    if state is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

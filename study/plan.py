@@ -1,0 +1,315 @@
+"""What a study is: its TOML file, read and checked before anything is trained. No torch here.
+
+title = "CIFAR-10, core"
+results = "results/cifar10-core.jsonl"   # table and picture stand beside it; paths are relative to the TOML
+runs = "../runs/cifar10-core"            # trainings
+seeds = [0, 1, 2]
+[data]                                   # files, with $VARIABLES and ~; or factors = {train = 4000, test = 1000, size = 48}
+train = "../data/cifar10_train.beton"
+test = "../data/cifar10_test.beton"
+[train]                                  # flags of `viewmill train`, the same for all
+width = 16
+[evaluate]                               # flags of `viewmill evaluate`
+protocols = ["knn", "linear"]
+[[methods]]
+name = "Ring"
+method = "ring"
+base = "IR"                              # paired differences to it
+set = ["region.outer=0.1"]
+train = {learning_rate = 0.03}           # flags of this one alone
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..commands import Evaluate, Train
+from ..limits import FREE, method_of, peak_rate
+from ..pipeline.recipe_file import recipe_of
+from ..settings import summary, values
+from .flags import flags, known
+
+OF_TRAINING = {
+    "data": "[data] says what is trained on",
+    "out": "`runs` says where runs lie",
+    "method": "`method` of [[methods]] does",
+    "set": "`set` of [[methods]] does",
+    "seed": "`seeds` does",
+}
+OF_EVALUATION = {
+    "run": "every run of the study is evaluated",
+    "train": "[data] says what is learned from",
+    "test": "[data] says what is told",
+    "floors": "floors are measured once for each seed",
+    "json": "the study reads what is printed",
+}
+LOWEST = {"k": 1, "temperature": 1e-9, "probe_epochs": 1, "augment": 0, "shots": 1, "draws": 1, "seed": 0}
+FACTORS = {"train": None, "test": None, "size": 48, "seed": 0}
+MATCHED = ("batch", "accumulate", "epochs", "steps", "encoder", "width", "size", "embedding", "recipe")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Rendered images with known factors (pipeline.factors): how many of each part, their side in pixels, their seed."""
+
+    train: int
+    test: int
+    size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images to train on and to learn from, and images to be told."""
+
+    train: Path
+    test: Path
+    figures: Figures | None
+    """What is rendered where files are not there yet; None for files of the user's."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method of the study: its name, the name of its base ("" for none), and how it is trained."""
+
+    name: str
+    base: str
+    train: Train
+    """Of seed 0, without a folder of its own."""
+    given: Mapping[str, Any]
+    """The flags that the file gives, for all and for this one."""
+
+    @property
+    def negatives(self) -> str:
+        """How many negatives there may be, and out of what."""
+        method = method_of(self.train)
+        if not method.contrast:
+            return "no negatives"
+        facts, region = dict(values(method)), summary(method)[2]
+        count, views = facts.get("memory.negatives") or facts.get("memory.size"), 2 * self.train.batch - 2
+        source = "the batch's" if count is None else "of a bank, up to" if "memory.negatives" in facts else "of a queue of"
+        return f"{source} {views if count is None else count:,} ({region})"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of a study, and its evaluation."""
+
+    contender: Contender
+    seed: int
+    floors: bool
+    """Whether floors are measured with it: by the first method of each kind of encoder, for every seed."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.contender.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that has been found sound, as far as it can be told without its images."""
+
+    file: Path
+    title: str
+    results: Path
+    runs: Path
+    seeds: tuple[int, ...]
+    data: Data
+    evaluate: Mapping[str, Any]
+    """Flags that the file gives."""
+    contenders: tuple[Contender, ...]
+
+    def jobs(self) -> list[Job]:
+        """Seed by seed, so that a study that is cut short has as many seeds of each method as of any other."""
+        kinds = dict[tuple, str]()
+        for contender in self.contenders:
+            kinds.setdefault(_encoder(contender), contender.name)
+        first = set(kinds.values())
+        return [Job(contender, seed, contender.name in first) for seed in self.seeds for contender in self.contenders]
+
+
+def _encoder(contender: Contender) -> tuple:
+    """What an untrained encoder depends on, besides the seed."""
+    train = contender.train
+    return (train.encoder, train.width, train.size, str(train.init), method_of(train).network)
+
+
+def read_plan(path: Path, *, results: Path | None = None) -> Plan:
+    """The study in the TOML file `path`, with `results` in the place of its own; raises ValueError naming what is wrong."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: name a study, as one of studies/") from None
+    except ValueError as error:  # of TOML or of UTF-8
+        raise ValueError(f"{path} is no TOML: {error}") from None
+    try:
+        return _plan(path, content, results)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _plan(path: Path, content: dict[str, Any], results: Path | None) -> Plan:
+    known(content, ("title", "results", "runs", "seeds", "data", "train", "evaluate", "methods"), "a study")
+    texts = {"title": path.stem, "results": f"results/{path.stem}.jsonl", "runs": f"../runs/{path.stem}"}
+    texts |= {name: content[name] for name in texts if name in content}
+    for name, text in texts.items():
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{name} must be a text, got {text!r}")
+    target = results or _place(path, texts["results"])
+    if target.suffix != ".jsonl":
+        raise ValueError(f"results are JSON lines, in a file that ends in .jsonl, got {target}")
+    runs = _place(path, texts["runs"])
+    data = _data(path, content.get("data"), runs)
+    evaluate = flags(Evaluate, content.get("evaluate", {}), "[evaluate]", fixed=OF_EVALUATION)
+    for name, lowest in LOWEST.items():
+        found = evaluate.get(name, ())
+        if min(found if isinstance(found, tuple) else (found,), default=lowest) < lowest:
+            raise ValueError(f"[evaluate] {name} must be {lowest:g} or more, got {found}")
+    if not evaluate.get("protocols", ("knn",)):
+        raise ValueError("[evaluate] protocols is empty: name knn, linear, ridge or low-shot")
+    shared = flags(Train, content.get("train", {}), "[train]", fixed=OF_TRAINING)
+    contenders = _contenders(path, content.get("methods"), shared, data)
+    return Plan(path, texts["title"], target, runs, _seeds(content.get("seeds")), data, evaluate, contenders)
+
+
+def _place(path: Path, text: str) -> Path:
+    """A path of the file `path`, without "..", relative to the current folder where the study's is."""
+    full = os.path.expanduser(os.path.expandvars(text))
+    if missing := re.search(r"\$\w+|\$\{\w+\}", full):
+        raise ValueError(f"{text} needs the variable {missing[0]}, which is not set: export it first")
+    return Path(os.path.normpath(path.parent / full))
+
+
+def _seeds(given: Any) -> tuple[int, ...]:
+    whole = isinstance(given, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in given)
+    if not whole or not given or min(given) < 0:
+        raise ValueError(f"seeds must be a list of whole numbers from 0 on, as [0, 1, 2], got {given!r}")
+    if twice := [seed for seed in given if given.count(seed) > 1]:
+        raise ValueError(f"seeds has {twice[0]} more than once: a seed is one training of each method")
+    return tuple(given)
+
+
+def _data(path: Path, given: Any, runs: Path) -> Data:
+    if not isinstance(given, dict):
+        raise ValueError("[data] is missing: give train and test, or factors = {train = 4000, test = 1000}")
+    known(given, ("train", "test", "factors"), "[data]")
+    if "factors" not in given:
+        for part in ("train", "test"):
+            if not isinstance(given.get(part), str):
+                raise ValueError(f"[data] {part} must be a path, got {given.get(part)!r}")
+        return Data(_place(path, given["train"]), _place(path, given["test"]), None)
+    if len(given) > 1:
+        raise ValueError("[data] has factors and files: images are either rendered or yours")
+    if not isinstance(given["factors"], dict):
+        raise ValueError(f"[data] factors must be a table, as {{train = 4000, test = 1000}}, got {given['factors']!r}")
+    known(given["factors"], FACTORS, "[data] factors")
+    found = FACTORS | given["factors"]
+    for name, lowest in {"train": 16, "test": 8, "size": 8, "seed": 0}.items():
+        if isinstance(found[name], bool) or not isinstance(found[name], int) or found[name] < lowest:
+            raise ValueError(f"[data] factors: {name} must be a whole number from {lowest} on, got {found[name]!r}")
+    figures = Figures(**found)
+    folder = runs / "data" / "-".join(map(str, ("figures", *dataclasses.astuple(figures))))
+    return Data(folder / "train.beton", folder / "test.beton", figures)
+
+
+def _contenders(path: Path, given: Any, shared: Mapping[str, Any], data: Data) -> tuple[Contender, ...]:
+    if not isinstance(given, list) or not given or not all(isinstance(entry, dict) for entry in given):
+        raise ValueError("it has no [[methods]]: a study compares at least one")
+    found = [_contender(path, entry, shared, data) for entry in given]
+    names = [contender.name for contender in found]
+    folders = [slug(name) for name in names]
+    for place, folder in enumerate(folders):
+        if folder in folders[:place]:
+            other = names[folders.index(folder)]
+            raise ValueError(f"two methods are called {names[place]!r} and {other!r}: their runs need names that differ more")
+    for contender in found:
+        if contender.base == contender.name:
+            raise ValueError(f"{contender.name!r} is its own base: name another method, or none")
+        if contender.base:
+            known({contender.base: None}, names, f"the base of {contender.name!r} must be one of the study's methods, which")
+    return tuple(found)
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's name."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "method"
+
+
+def _contender(path: Path, entry: Mapping[str, Any], shared: Mapping[str, Any], data: Data) -> Contender:
+    known(entry, ("name", "method", "base", "set", "train"), "[[methods]]")
+    own = {"name": entry.get("method", ""), "method": "", "base": "", **entry}
+    for key in ("name", "method", "base"):
+        if not isinstance(own[key], str) or not (own[key] or key == "base"):
+            raise ValueError(f"[[methods]] {key} must be a text, got {own[key]!r}")
+    where = f"the method {own['name']!r}"
+    chosen = own.get("set", [])
+    if not isinstance(chosen, list) or not all(isinstance(item, str) for item in chosen):
+        raise ValueError(f'set of {where} must be a list, as ["region.outer=0.1"], got {chosen!r}')
+    given = {**shared, **flags(Train, own.get("train", {}), f"train of {where}", fixed=OF_TRAINING)}
+    for name, is_path in (("init", True), ("recipe", str(given.get("recipe", "")).endswith(".toml"))):
+        if name in given and is_path:
+            given[name] = type(given[name])(_place(path, str(given[name])))
+            if not Path(given[name]).exists():
+                raise ValueError(f"{name} of {where} does not exist: {given[name]}")
+    train = Train(data=data.train, out=Path(), method=own["method"], set=tuple(chosen), **given)
+    try:
+        method_of(train)
+        if train.recipe:
+            recipe_of(train.recipe, train.size)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return Contender(own["name"], own["base"], train, given)
+
+
+def settings_of(job: Job, plan: Plan, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """What a result depends on, by name: every flag of training and evaluation, the objective, the images.
+
+    Without `fingerprints` that of what can be told without the images.
+    """
+    train = dataclasses.replace(job.contender.train, seed=job.seed)
+    method = method_of(train)
+    own = {name: value for name, value in dataclasses.asdict(train).items() if name not in (*FREE, "method")}
+    own |= {"learning_rate": peak_rate(train, method), "recipe": _recipe(train), "init": train.init and str(train.init)}
+    placed = Evaluate(run=Path(), train=(), test=(), **plan.evaluate)
+    told = {name: value for name, value in dataclasses.asdict(placed).items() if name not in (*OF_EVALUATION, "cache")}
+    found = {"method": train.method, "set": train.set}
+    for part, content in (("train", own), ("objective", dict(values(method))), ("evaluate", told), ("data", fingerprints)):
+        found |= {f"{part}.{name}": value for name, value in content.items()}
+    return json.loads(json.dumps(found))
+
+
+def _recipe(train: Train) -> str:
+    if not train.recipe.endswith(".toml"):
+        return train.recipe
+    return f"{Path(train.recipe).name} {hashlib.sha256(Path(train.recipe).read_bytes()).hexdigest()[:16]}"
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """A short name of settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def budgets(contenders: Sequence[Contender]) -> list[str]:
+    """In words what is not the same for all methods of what a fair comparison holds fixed."""
+    facts = {name: {c.name: getattr(c.train, name) for c in contenders} for name in MATCHED}
+    methods = {contender.name: method_of(contender.train) for contender in contenders}
+    facts["recipe"] = {c.name: c.train.recipe or methods[c.name].recipe for c in contenders}
+    facts["temperature"] = {name: dict(values(method)).get("bound.temperature") for name, method in methods.items()}
+    facts["negatives"] = {contender.name: contender.negatives for contender in contenders}
+    notes = []
+    for name, found in facts.items():
+        groups = dict[Any, list[str]]()
+        for contender, value in found.items():
+            if value is not None:
+                groups.setdefault(value, []).append(contender)
+        if len(groups) > 1:
+            notes.append(f"{name}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in groups.items()))
+    return notes
