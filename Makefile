@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test chaos lint types test-gpu clean distclean
+.PHONY: help setup demo test chaos study-quick lint types test-gpu clean distclean
 
 export PYTHON
 bin := .venv/bin
@@ -25,6 +25,9 @@ test-gpu: setup ## the tests that need a CUDA device, with a report of each
 
 chaos: setup ## kill, fill, flood, and real data by the ten thousand: the tests that take minutes
 	@$(bin)/python -m pytest -m chaos -rA $(ARGS)
+
+study-quick: setup ## three methods, two seeds, on rendered figures, into runs/quick: under ten minutes on 2 cores
+	@$(bin)/python run.py study studies/quick.toml --results runs/quick/quick.jsonl $(ARGS)
 
 lint: setup ## ruff, codespell, shellcheck, hadolint
 	@$(bin)/ruff check --quiet

@@ -12,6 +12,7 @@
     viewmill embed RUN PHOTOS photos.parquet             features of any images
     viewmill export RUN OUT --format timm                the encoder for torchvision, timm, transformers, ONNX, Detectron2
     viewmill report RUN... --out page.html               a page about one or several runs
+    viewmill study STUDY.toml                            methods x seeds: one table, one picture
     viewmill doctor                                      what works on this machine
 
 `python run.py ...` and `accelerate launch run.py ...` are the same program. Two processes on one CPU:
@@ -374,6 +375,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     commands.Embed: elsewhere("embedding", "embed"),
     commands.Export: elsewhere("export.command", "export"),
     commands.Report: report,
+    commands.Study: elsewhere("study.command", "study"),
     commands.Bench: bench,
     commands.Doctor: doctor,
 }

@@ -3,6 +3,7 @@
 from .data import Convert, Inspect, Split, Subset
 from .export import Export
 from .report import Report
+from .study import Study
 from .training import Bench, Demo, Doctor, Methods, Train
 from .transfer import Transfer
 from .worth import Embed, Evaluate, Finetune
@@ -21,6 +22,7 @@ Command = (
     | Embed
     | Export
     | Report
+    | Study
     | Bench
     | Doctor
 )
@@ -39,6 +41,7 @@ __all__ = [
     "Methods",
     "Report",
     "Split",
+    "Study",
     "Subset",
     "Train",
     "Transfer",

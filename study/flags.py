@@ -8,18 +8,57 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..commands import Evaluate, Train
+
+OF_TRAINING = {
+    "data": "[data] says what is trained on",
+    "out": "`runs` says where runs lie",
+    "method": "`method` of [[methods]] does",
+    "set": "`set` of [[methods]] does",
+    "seed": "`seeds` does",
+}
+OF_EVALUATION = {
+    "run": "every run of the study is evaluated",
+    "train": "[data] says what is learned from",
+    "test": "[data] says what is told",
+    "floors": "floors are measured once for each seed",
+    "json": "the study reads what is printed",
+}
+LOWEST = {"k": 1, "temperature": 1e-9, "probe_epochs": 1, "augment": 0, "shots": 1, "draws": 1, "seed": 0}
+
 
 def known(given: Mapping[str, Any], names: Iterable[str], where: str) -> None:
     """Raise ValueError for the first key that is none of `names`, with the nearest that is."""
     names = list(names)
     for key in given:
         if key not in names:
-            nearest = difflib.get_close_matches(key, names, n=1)
-            advice = f"did you mean {nearest[0]}?" if nearest else f"it has {', '.join(names)}"
-            raise ValueError(f"{where} has no setting {key!r}: {advice}")
+            raise ValueError(f"{where} has no setting {key!r}: {nearest(key, names)}")
 
 
-def flags(kind: type, given: Any, where: str, *, fixed: Mapping[str, str]) -> dict[str, Any]:
+def nearest(word: str, names: Sequence[str]) -> str:
+    """Which of `names` may have been meant, or all of them."""
+    found = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {found[0]}?" if found else f"there are {', '.join(names)}"
+
+
+def of_training(given: Any, where: str) -> dict[str, Any]:
+    """Flags of `train` that a study may give; raises ValueError naming `where` and what is wrong."""
+    return _flags(Train, given, where, fixed=OF_TRAINING)
+
+
+def of_evaluation(given: Any) -> dict[str, Any]:
+    """Flags of `evaluate` that a study may give; raises ValueError naming what is wrong."""
+    found = _flags(Evaluate, given, "[evaluate]", fixed=OF_EVALUATION)
+    for name, lowest in LOWEST.items():
+        value = found.get(name, ())
+        if min(value if isinstance(value, tuple) else (value,), default=lowest) < lowest:
+            raise ValueError(f"[evaluate] {name} must be {lowest:g} or more, got {value}")
+    if not found.get("protocols", ("knn",)):
+        raise ValueError("[evaluate] protocols is empty: name knn, linear, ridge or low-shot")
+    return found
+
+
+def _flags(kind: type, given: Any, where: str, *, fixed: Mapping[str, str]) -> dict[str, Any]:
     """`given` as values of the fields of `kind`, a command's dataclass.
 
     `fixed` are fields that the study sets itself, each with where it stands instead. Raises ValueError naming `where`, the
@@ -46,12 +85,11 @@ def _fitted(hint: Any, value: Any, where: str) -> Any:
         return tuple(_fitted(inner[0], item, where) for item in value)
     if origin is typing.Literal:
         if value not in inner:
-            nearest = difflib.get_close_matches(str(value), inner, n=1)
-            raise ValueError(f"{where} takes {', '.join(inner)}, got {value!r}" + f": did you mean {nearest[0]}?" * bool(nearest))
+            raise ValueError(f"{where} cannot be {value!r}: {nearest(str(value), inner)}")
         return value
-    fits = isinstance(value, bool) == (hint is bool) and isinstance(value, (int, float) if hint is float else hint)
     if hint is Path and isinstance(value, str):
         return Path(value)
+    fits = isinstance(value, bool) == (hint is bool) and isinstance(value, int | float if hint is float else hint)
     if not fits:
         kind = {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a text")
         raise ValueError(f"{where} takes {kind}, got {value!r}")

@@ -20,39 +20,20 @@ train = {learning_rate = 0.03}           # flags of this one alone
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..commands import Evaluate, Train
-from ..limits import FREE, method_of, peak_rate
+from ..commands import Train
+from ..limits import method_of
 from ..pipeline.recipe_file import recipe_of
-from ..settings import summary, values
-from .flags import flags, known
+from .flags import known, nearest, of_evaluation, of_training
 
-OF_TRAINING = {
-    "data": "[data] says what is trained on",
-    "out": "`runs` says where runs lie",
-    "method": "`method` of [[methods]] does",
-    "set": "`set` of [[methods]] does",
-    "seed": "`seeds` does",
-}
-OF_EVALUATION = {
-    "run": "every run of the study is evaluated",
-    "train": "[data] says what is learned from",
-    "test": "[data] says what is told",
-    "floors": "floors are measured once for each seed",
-    "json": "the study reads what is printed",
-}
-LOWEST = {"k": 1, "temperature": 1e-9, "probe_epochs": 1, "augment": 0, "shots": 1, "draws": 1, "seed": 0}
 FACTORS = {"train": None, "test": None, "size": 48, "seed": 0}
-MATCHED = ("batch", "accumulate", "epochs", "steps", "encoder", "width", "size", "embedding", "recipe")
 
 
 @dataclass(frozen=True)
@@ -86,17 +67,6 @@ class Contender:
     given: Mapping[str, Any]
     """The flags that the file gives, for all and for this one."""
 
-    @property
-    def negatives(self) -> str:
-        """How many negatives there may be, and out of what."""
-        method = method_of(self.train)
-        if not method.contrast:
-            return "no negatives"
-        facts, region = dict(values(method)), summary(method)[2]
-        count, views = facts.get("memory.negatives") or facts.get("memory.size"), 2 * self.train.batch - 2
-        source = "the batch's" if count is None else "of a bank, up to" if "memory.negatives" in facts else "of a queue of"
-        return f"{source} {views if count is None else count:,} ({region})"
-
 
 @dataclass(frozen=True)
 class Job:
@@ -106,6 +76,11 @@ class Job:
     seed: int
     floors: bool
     """Whether floors are measured with it: by the first method of each kind of encoder, for every seed."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from the study's other jobs."""
+        return self.contender.name, self.seed
 
     @property
     def name(self) -> str:
@@ -167,25 +142,25 @@ def _plan(path: Path, content: dict[str, Any], results: Path | None) -> Plan:
     if target.suffix != ".jsonl":
         raise ValueError(f"results are JSON lines, in a file that ends in .jsonl, got {target}")
     runs = _place(path, texts["runs"])
+    for place in (target, runs):
+        expanded(place)
     data = _data(path, content.get("data"), runs)
-    evaluate = flags(Evaluate, content.get("evaluate", {}), "[evaluate]", fixed=OF_EVALUATION)
-    for name, lowest in LOWEST.items():
-        found = evaluate.get(name, ())
-        if min(found if isinstance(found, tuple) else (found,), default=lowest) < lowest:
-            raise ValueError(f"[evaluate] {name} must be {lowest:g} or more, got {found}")
-    if not evaluate.get("protocols", ("knn",)):
-        raise ValueError("[evaluate] protocols is empty: name knn, linear, ridge or low-shot")
-    shared = flags(Train, content.get("train", {}), "[train]", fixed=OF_TRAINING)
+    evaluate = of_evaluation(content.get("evaluate", {}))
+    shared = of_training(content.get("train", {}), "[train]")
     contenders = _contenders(path, content.get("methods"), shared, data)
     return Plan(path, texts["title"], target, runs, _seeds(content.get("seeds")), data, evaluate, contenders)
 
 
 def _place(path: Path, text: str) -> Path:
     """A path of the file `path`, without "..", relative to the current folder where the study's is."""
-    full = os.path.expanduser(os.path.expandvars(text))
-    if missing := re.search(r"\$\w+|\$\{\w+\}", full):
-        raise ValueError(f"{text} needs the variable {missing[0]}, which is not set: export it first")
-    return Path(os.path.normpath(path.parent / full))
+    return Path(os.path.normpath(path.parent / os.path.expanduser(os.path.expandvars(text))))
+
+
+def expanded(path: Path) -> Path:
+    """`path`; raises ValueError where a variable in it is not set."""
+    if missing := re.search(r"\$\w+|\$\{\w+\}", str(path)):
+        raise ValueError(f"{path} needs the variable {missing[0]}, which is not set: export it first")
+    return path
 
 
 def _seeds(given: Any) -> tuple[int, ...]:
@@ -202,9 +177,8 @@ def _data(path: Path, given: Any, runs: Path) -> Data:
         raise ValueError("[data] is missing: give train and test, or factors = {train = 4000, test = 1000}")
     known(given, ("train", "test", "factors"), "[data]")
     if "factors" not in given:
-        for part in ("train", "test"):
-            if not isinstance(given.get(part), str):
-                raise ValueError(f"[data] {part} must be a path, got {given.get(part)!r}")
+        if strange := [part for part in ("train", "test") if not isinstance(given.get(part), str)]:
+            raise ValueError(f"[data] {strange[0]} must be a path, got {given.get(strange[0])!r}")
         return Data(_place(path, given["train"]), _place(path, given["test"]), None)
     if len(given) > 1:
         raise ValueError("[data] has factors and files: images are either rendered or yours")
@@ -229,12 +203,13 @@ def _contenders(path: Path, given: Any, shared: Mapping[str, Any], data: Data) -
     for place, folder in enumerate(folders):
         if folder in folders[:place]:
             other = names[folders.index(folder)]
-            raise ValueError(f"two methods are called {names[place]!r} and {other!r}: their runs need names that differ more")
+            raise ValueError(f"two methods are called {names[place]!r} and {other!r}: give names that differ more")
     for contender in found:
         if contender.base == contender.name:
             raise ValueError(f"{contender.name!r} is its own base: name another method, or none")
-        if contender.base:
-            known({contender.base: None}, names, f"the base of {contender.name!r} must be one of the study's methods, which")
+        if contender.base and contender.base not in names:
+            advice = nearest(contender.base, names)
+            raise ValueError(f"{contender.name!r} has the base {contender.base!r}, which is no method here: {advice}")
     return tuple(found)
 
 
@@ -253,10 +228,10 @@ def _contender(path: Path, entry: Mapping[str, Any], shared: Mapping[str, Any], 
     chosen = own.get("set", [])
     if not isinstance(chosen, list) or not all(isinstance(item, str) for item in chosen):
         raise ValueError(f'set of {where} must be a list, as ["region.outer=0.1"], got {chosen!r}')
-    given = {**shared, **flags(Train, own.get("train", {}), f"train of {where}", fixed=OF_TRAINING)}
+    given = {**shared, **of_training(own.get("train", {}), f"train of {where}")}
     for name, is_path in (("init", True), ("recipe", str(given.get("recipe", "")).endswith(".toml"))):
         if name in given and is_path:
-            given[name] = type(given[name])(_place(path, str(given[name])))
+            given[name] = type(given[name])(expanded(_place(path, str(given[name]))))
             if not Path(given[name]).exists():
                 raise ValueError(f"{name} of {where} does not exist: {given[name]}")
     train = Train(data=data.train, out=Path(), method=own["method"], set=tuple(chosen), **given)
@@ -267,49 +242,3 @@ def _contender(path: Path, entry: Mapping[str, Any], shared: Mapping[str, Any], 
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     return Contender(own["name"], own["base"], train, given)
-
-
-def settings_of(job: Job, plan: Plan, fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """What a result depends on, by name: every flag of training and evaluation, the objective, the images.
-
-    Without `fingerprints` that of what can be told without the images.
-    """
-    train = dataclasses.replace(job.contender.train, seed=job.seed)
-    method = method_of(train)
-    own = {name: value for name, value in dataclasses.asdict(train).items() if name not in (*FREE, "method")}
-    own |= {"learning_rate": peak_rate(train, method), "recipe": _recipe(train), "init": train.init and str(train.init)}
-    placed = Evaluate(run=Path(), train=(), test=(), **plan.evaluate)
-    told = {name: value for name, value in dataclasses.asdict(placed).items() if name not in (*OF_EVALUATION, "cache")}
-    found = {"method": train.method, "set": train.set}
-    for part, content in (("train", own), ("objective", dict(values(method))), ("evaluate", told), ("data", fingerprints)):
-        found |= {f"{part}.{name}": value for name, value in content.items()}
-    return json.loads(json.dumps(found))
-
-
-def _recipe(train: Train) -> str:
-    if not train.recipe.endswith(".toml"):
-        return train.recipe
-    return f"{Path(train.recipe).name} {hashlib.sha256(Path(train.recipe).read_bytes()).hexdigest()[:16]}"
-
-
-def digest_of(settings: Mapping[str, Any]) -> str:
-    """A short name of settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def budgets(contenders: Sequence[Contender]) -> list[str]:
-    """In words what is not the same for all methods of what a fair comparison holds fixed."""
-    facts = {name: {c.name: getattr(c.train, name) for c in contenders} for name in MATCHED}
-    methods = {contender.name: method_of(contender.train) for contender in contenders}
-    facts["recipe"] = {c.name: c.train.recipe or methods[c.name].recipe for c in contenders}
-    facts["temperature"] = {name: dict(values(method)).get("bound.temperature") for name, method in methods.items()}
-    facts["negatives"] = {contender.name: contender.negatives for contender in contenders}
-    notes = []
-    for name, found in facts.items():
-        groups = dict[Any, list[str]]()
-        for contender, value in found.items():
-            if value is not None:
-                groups.setdefault(value, []).append(contender)
-        if len(groups) > 1:
-            notes.append(f"{name}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in groups.items()))
-    return notes

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("benchmarks", "commands", "evaluation", "export", "journal", "models", "objectives", "pipeline", "report")
-ROOMS = (*ROOMS, "transfer")
+ROOMS = (*ROOMS, "study", "transfer")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "models", "objectives", "journal", "evaluation", "transfer", "export", "report", "benchmarks")
-PACKAGES = (*PACKAGES, "commands")
+PACKAGES = (*PACKAGES, "study", "commands")
 AT_THE_TOP = ("commands", "datasets", "resume")
 MAY_IMPORT = {
     "pipeline": set(),
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "transfer": {"pipeline", "models", "objectives", "journal", "evaluation", *AT_THE_TOP, "ending", "learner"},
     "export": {"pipeline", "models", "journal", *AT_THE_TOP},
     "report": {"pipeline", "evaluation", "journal", *AT_THE_TOP},
+    "study": {"pipeline", "objectives", "journal", "settings", "limits", *AT_THE_TOP},
     "benchmarks": {"pipeline", "objectives", "journal", "commands", "datasets"},
 }
 LIMIT, RUN_LIMIT = 260, 450  # lines: past them a file is telling that it is two things

@@ -1,0 +1,93 @@
+"""What has to be the same: the settings that a result depends on, and the budgets of methods that are compared."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..commands import Evaluate, Train
+from ..journal.folder import difference
+from ..limits import FREE, method_of, peak_rate
+from ..settings import summary, values
+from .flags import OF_EVALUATION
+from .plan import Contender, Job, Plan
+
+BUDGET = ("batch", "accumulate", "epochs", "steps", "encoder", "width", "size", "embedding")
+
+
+def settings_of(job: Job, plan: Plan, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """What a result depends on, by name: every flag of training and evaluation, the objective, the images.
+
+    Without `fingerprints` that of what can be told without the images.
+    """
+    train = dataclasses.replace(job.contender.train, seed=job.seed)
+    method = method_of(train)
+    own = {name: value for name, value in dataclasses.asdict(train).items() if name not in (*FREE, "method")}
+    own |= {
+        "learning_rate": peak_rate(train, method),
+        "recipe": _recipe(train) or method.recipe,
+        "init": train.init and str(train.init),
+    }
+    placed = Evaluate(run=Path(), train=(), test=(), **plan.evaluate)
+    told = {name: value for name, value in dataclasses.asdict(placed).items() if name not in (*OF_EVALUATION, "cache")}
+    found = {"method": train.method, "set": train.set}
+    for part, content in (("train", own), ("objective", dict(values(method))), ("evaluate", told), ("data", fingerprints)):
+        found |= {f"{part}.{name}": value for name, value in content.items()}
+    return json.loads(json.dumps(found))
+
+
+def _recipe(train: Train) -> str:
+    if not train.recipe.endswith(".toml"):
+        return train.recipe
+    return f"{Path(train.recipe).name} {hashlib.sha256(Path(train.recipe).read_bytes()).hexdigest()[:16]}"
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """A short name of settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def budgets(contenders: Sequence[Contender]) -> list[str]:
+    """In words what is not the same for all methods of what a fair comparison holds fixed."""
+    facts = {name: {c.name: getattr(c.train, name) for c in contenders} for name in BUDGET}
+    methods = {contender.name: method_of(contender.train) for contender in contenders}
+    facts["recipe"] = {c.name: c.train.recipe or methods[c.name].recipe for c in contenders}
+    facts["temperature"] = {name: dict(values(method)).get("bound.temperature") for name, method in methods.items()}
+    facts["negatives"] = {contender.name: _negatives(contender.train) for contender in contenders}
+    notes = []
+    for name, found in facts.items():
+        groups = dict[Any, list[str]]()
+        for contender, value in found.items():
+            if value is not None:
+                groups.setdefault(value, []).append(contender)
+        if len(groups) > 1:
+            notes.append(f"{name}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in groups.items()))
+    return notes
+
+
+def _negatives(train: Train) -> str:
+    """How many negatives an anchor may have, and out of what."""
+    method = method_of(train)
+    if not method.contrast:
+        return "none"
+    facts, region = dict(values(method)), summary(method)[2]
+    if "memory.negatives" in facts:
+        return f"up to {facts['memory.negatives']:,} of a bank, {region}"
+    if "memory.size" in facts:
+        return f"of a queue of {facts['memory.size']:,}, {region}"
+    return f"of the batch's {2 * train.batch - 2:,}, {region}"
+
+
+def other(now: Mapping[str, Any], earlier: Mapping[str, Any]) -> str:
+    """The first setting in which a result of an earlier time differs, in words; "" where it is a result of these settings.
+
+    What the earlier time did not know yet counts as a flag's default, and of an objective as what it is now: what is added
+    later changes no method until it is set. Fingerprints that are not given are not compared.
+    """
+    usual = {f"train.{field.name}": field.default for field in dataclasses.fields(Train)}
+    usual |= {f"evaluate.{field.name}": field.default for field in dataclasses.fields(Evaluate)}
+    usual |= {name: value for name, value in now.items() if name.startswith("objective.")}
+    usual = json.loads(json.dumps({name: value for name, value in usual.items() if name in now}, default=str))
+    return difference(now, {**usual, **{name: value for name, value in earlier.items() if name in now}})
