@@ -75,7 +75,7 @@ def training(data: Path, run: Path, *, seed: int) -> Train:
     AdamW and small batches, since the colours of these images are a shortcut, and what gets past it is the number of steps
     at a high rate: after 8 epochs at batch 128 neighbours told the shape of .13 of the test images with SGD (rate .5), of
     .23 with AdamW; of .40 after 13; of .48 after 10 at batch 64 (at 32 px, one seed each; untrained .17).
-    At 24 px an epoch takes .6 of the time at 32 px, and 15 epochs tell .59 / .50 / .59 (seeds 0, 1, 2; untrained .20).
+    At 24 px an epoch takes .6 of the time at 32 px, and 15 epochs tell .58 / .52 / .58 (seeds 0, 1, 2; untrained .20).
     """
     return Train(
         data=data,

@@ -184,7 +184,7 @@ REFUSED = [
     (('base = "IR"', 'base = "IRR"'), "has the base 'IRR', which is no method here: did you mean IR?"),
     (('name = "Ring"', 'name = "IR"'), "two methods are called 'IR' and 'IR'"),
     (('name = "Ring"', 'name = "ir "'), "two methods are called 'ir ' and 'IR'"),
-    (('name = "Ring"', "namme = 1"), "[[methods]] has no setting 'namme': did you mean name?"),
+    (('name = "Ring"', "nme = 1"), "[[methods]] has no setting 'nme': did you mean name?"),
     (("learning_rate = 0.1", "learning_rat = 0.1"), "did you mean learning_rate?"),
     (("learning_rate = 0.1", "learning_rate = -0.1"), "the method 'Ring': --learning-rate must be 0 or more"),
     (("test = ", "rest = "), "[data] has no setting 'rest': did you mean test?"),

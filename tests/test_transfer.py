@@ -508,6 +508,7 @@ def test_what_does_not_fit_is_refused_and_leaves_no_configuration(settings, told
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(2400)
 def test_sixteen_photographs_are_learnt_by_heart(tmp_path):
     photos, out = sixteen(tmp_path), tmp_path / "out"
     settings = {"width": 32, "side": 192, "longest": 256, "channels": 48, "hidden": 256, "regions": 64, "flip": 0.0}
@@ -542,6 +543,7 @@ RENDERED |= {"anchors": (16, 24, 32, 48, 64), "log_every": 10, "checkpoint_every
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("task", ["segmentation", "keypoints"])
 def test_unseen_scenes_are_found_with_an_average_precision_above_a_half(task, tmp_path):
     write_scenes(tmp_path / "train", 1500, seed=0, size=128)
