@@ -128,12 +128,21 @@ class Encoders(NamedTuple):
     colours: View
 
 
+def read_training(run: Path) -> Settings:
+    """The configuration of the training in folder `run`; raises ValueError where it is none, or one of something else."""
+    settings = read_config(run)
+    if "architecture" not in settings:
+        kind = settings.get("command", "something else")
+        raise ValueError(f"{run} is a run of {kind}, not a training of an encoder: name one of those")
+    return settings
+
+
 def load_encoders(run: Path, *, ema: bool = False) -> Encoders:
     """The encoders of the run in folder `run`; raises ValueError where it has no checkpoint that verifies.
 
     With `ema` the trained one has the moving average of the weights; raises ValueError where the run has none.
     """
-    settings = read_config(run)
+    settings = read_training(run)
     found = checkpoint.newest(run / "checkpoints")
     if found is None:
         raise ValueError(f"{run} holds no checkpoint yet: train it first")

@@ -6,12 +6,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..journal.folder import difference, read_config
+from ..journal.folder import difference
 from ..models import checkpoint
 from ..models.encoders import DESIGNS, build
 from ..models.foreign import PREFIX
 from ..models.network import Colour
 from ..pipeline.recipe import View, weak
+from ..resume import read_training
 
 Half = Literal["both", "first", "second"]
 CHANNELS = {"both": slice(0, 3), "first": slice(0, 1), "second": slice(1, 3)}  # as pipeline.recipe.View splits them for CMC
@@ -86,7 +87,7 @@ def load(run: Path, *, ema: bool = False, half: Half = "both") -> Trained:
     Raises ValueError where there is none, where it has no moving average (`ema`) or no halves (`half`), and for weights that
     are not finite.
     """
-    settings, found = read_config(run), checkpoint.newest(run / "checkpoints")
+    settings, found = read_training(run), checkpoint.newest(run / "checkpoints")
     if found is None:
         raise ValueError(f"{run} holds no checkpoint yet: train it first")
     parts, facts = found.checkpoint

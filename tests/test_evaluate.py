@@ -174,6 +174,17 @@ def test_a_checkpoint_that_does_not_verify_is_no_encoder(trained, data, tmp_path
     assert not (out / "evaluation.jsonl").exists()
 
 
+@pytest.mark.parametrize("command", ["evaluate", "export", "embed"])
+def test_a_fine_tuning_is_no_encoder(command, data, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    out.mkdir()
+    (out / "config.json").write_text(json.dumps({"command": "finetune"}))
+    both = ("--train", data["known"], "--test", data["asked"])
+    more = {"evaluate": both, "export": (tmp_path / "out",), "embed": (data["asked"], tmp_path / "out.parquet")}[command]
+    assert main([command, str(out), *map(str, more)]) == 2
+    assert "is a run of finetune, not a training of an encoder" in " ".join(capsys.readouterr().err.split())
+
+
 def test_where_the_results_cannot_be_kept_they_are_printed_all_the_same(trained, data, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(trained, out, ignore=shutil.ignore_patterns("evaluation.jsonl"))

@@ -442,7 +442,7 @@ def test_a_run_that_is_no_residual_network_of_rgb_is_refused(words, told, tmp_pa
 
 
 def test_a_fine_tuning_is_no_encoder_and_a_file_of_another_width_is_refused(done, tmp_path):
-    with pytest.raises(ValueError, match="is no training of an encoder"):
+    with pytest.raises(ValueError, match="is a run of transfer, not a training of an encoder"):
         begin(str(done.out))
     wide = begin("random", width=8).encoder.state_dict()
     save_file({name: part.contiguous() for name, part in wide.items()}, tmp_path / "wide.safetensors")

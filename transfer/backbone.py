@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..journal.folder import read_config
 from ..models import encoders, weights
 from ..models.encoders import DESIGNS, ResNet, check_batch_norm
 from ..pipeline.recipe import IMAGENET_MEAN, IMAGENET_STD
@@ -85,8 +84,6 @@ def place_of(source: str) -> str:
 
 
 def _of_run(run: Path, *, ema: bool) -> Beginning:
-    if "architecture" not in read_config(run):
-        raise ValueError(f"{run} is no training of an encoder: name one, a .safetensors file, or random")
     held = load_encoders(run, ema=ema)
     settings, colours = held.settings, held.colours
     if colours.space != "rgb":
