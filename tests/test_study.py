@@ -621,6 +621,7 @@ def lines_of(plan, worth):
         ((0.6, 0.61, 0.62), "Ring is above IR (+10.00 points"),
         ((0.4, 0.41, 0.421), "Ring is below IR (\N{MINUS SIGN}9.97 points"),
         ((0.6, 0.41, 0.52), "Ring and IR: not told apart at this n (0.00 points"),
+        ((0.6, 0.61), "Ring and IR: not told apart at this n (+10.00 points"),
         ((0.6,), "Ring and IR: not told apart at this n: +10.00 points at one seed."),
         ((), ""),
     ],
