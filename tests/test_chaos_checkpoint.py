@@ -348,6 +348,7 @@ with Writer(Path(sys.argv[1])) as writer:
 """
 
 
+@pytest.mark.chaos  # it signals within the time that a slowed write takes, which other work can use up
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_wait_that_is_interrupted_leaves_nothing_that_is_half_there(tmp_path, signals):
     """One interrupt: leaving waits and the checkpoint is complete. Two: it may be, or it does not count."""
