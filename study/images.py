@@ -10,13 +10,14 @@ from ..pipeline import factors
 from ..pipeline.beton import Beton
 from ..pipeline.convert import convert
 from ..pipeline.manifest import read_columns, sidecars
-from ..pipeline.order import steps_per_epoch
 from .flags import nearest
 from .plan import Data, Figures, Plan, expanded
 
 
 def opened(plan: Plan) -> dict[str, Beton]:
     """The study's images by part, "train" and "test"; raises ValueError for files that are missing or do not do."""
+    from ..pipeline.order import steps_per_epoch
+
     data = plan.data
     if data.figures is not None and not _stands(data):
         _render(data, data.figures)
