@@ -4,10 +4,6 @@ Shape suffixes: B = rows of a batch, F = features.
 """
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +12,7 @@ from .commands import Embed
 from .datasets import open_images, refusing
 from .evaluation.features import BATCH, Features, Shown, batches
 from .journal.dashboard import counting, say
-from .journal.folder import Refused
-from .pipeline.beton import Beton
+from .journal.folder import Refused, replacing
 from .pipeline.manifest import read_columns, read_manifest
 from .pipeline.recipe import weak
 from .pipeline.sources.arrow import pyarrow
@@ -40,6 +35,7 @@ def embed(config: Embed) -> int:
         library = pyarrow()
         encoders = load_encoders(config.run, ema=config.ema)
         beton = open_images(config.source)
+        names = dict(enumerate((read_manifest(beton.path) or {}).get("classes") or []))
         tables = {name: texts for name, texts in read_columns(beton.path).items() if name != "row"}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shown = Shown(encoders.trained.to(device), weak(encoders.colours.size, encoders.colours))
@@ -53,11 +49,11 @@ def embed(config: Embed) -> int:
         "data_fingerprint": beton.fingerprint,
     }
     written = 0
-    with counting(f"embedding {config.source}") as progress, refusing(), _replacing(target) as partial:
+    with counting(f"embedding {config.source}") as progress, refusing(), replacing(target) as partial:
         writer, width = None, 0
         try:
             for number, part in enumerate(batches(shown, beton, device=device), start=1):
-                table = _table(library, part, beton, tables, half=config.half)
+                table = _table(library, part, names, tables, half=config.half)
                 if writer is None:
                     schema = table.schema.with_metadata({"viewmill": json.dumps(facts)})
                     writer = library.parquet.ParquetWriter(partial, schema)
@@ -74,12 +70,11 @@ def embed(config: Embed) -> int:
     return 0
 
 
-def _table(library: Any, part: Features, beton: Beton, tables: dict[str, list[str]], *, half: bool) -> Any:
-    """A record batch: our own columns, then those of the images' table."""
+def _table(library: Any, part: Features, names: dict[int, str], tables: dict[str, list[str]], *, half: bool) -> Any:
+    """A record batch: our own columns, with the classes by `names`, then those of the images' table."""
     feature_BF = part.feature_NF.half() if half else part.feature_NF
     flat = library.array(feature_BF.numpy().reshape(-1))
     rows, labels = part.row_N.tolist(), part.label_N.tolist()
-    names = dict(enumerate((read_manifest(beton.path) or {}).get("classes") or []))
     columns = {
         "row": library.array(rows, library.int64()),
         "label": library.array([label if label >= 0 else None for label in labels], library.int64()),
@@ -90,14 +85,3 @@ def _table(library: Any, part: Features, beton: Beton, tables: dict[str, list[st
         shown = [texts[row].encode(errors="surrogateescape").decode(errors="replace") for row in rows]
         columns[f"source_{name}" if name in OWN else name] = library.array(shown, library.string())
     return library.table(columns)
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A file beside `target` that takes its place when all of it has been written, and else is removed."""
-    partial = target.with_name(target.name + ".partial")
-    try:
-        yield partial
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)

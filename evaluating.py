@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -70,9 +70,10 @@ def evaluate(config: Evaluate) -> int:
         pairs = zip(config.train, config.test, strict=True)
         sets = [_opened(train, test, config.columns) for train, test in pairs]
     results = []
+    contenders = _contenders(config, encoders)
     with refusing():
         for data in sets:
-            for task_results in _of_data_set(config, options, encoders, data):
+            for task_results in _of_data_set(config, options, contenders, data):
                 results += task_results
                 if config.json:
                     for result in task_results:
@@ -93,10 +94,10 @@ def _opened(train: Path, test: Path, columns: Sequence[str]) -> DataSet:
     return DataSet(name, train_set, test_set, tasks or [class_task(train_set, test_set, name=CLASS)])
 
 
-def _of_data_set(config: Evaluate, options: Options, encoders: Encoders, data: DataSet) -> Iterator[list[Result]]:
+def _of_data_set(config: Evaluate, options: Options, contenders: dict[str, Shown], data: DataSet) -> list[list[Result]]:
     """The results of each task: features are extracted once, encoder by encoder, and used for all of them."""
     found: list[list[Result]] = [[] for _ in data.tasks]
-    for name, shown in _contenders(config, encoders).items():
+    for name, shown in contenders.items():
         pair, copies = _features(config, name, shown, data)
         for place, task in enumerate(data.tasks):
             with counting(f"{data.name}, {task.name}: {name}") as progress:
@@ -104,7 +105,7 @@ def _of_data_set(config: Evaluate, options: Options, encoders: Encoders, data: D
                 then = lambda done=done, progress=progress: progress(next(done), len(options.protocols))  # noqa: E731
                 measured = measure(pair, task, options, copies=copies, then=then)
             found[place] += [Result(data, task, name, told) for told in measured]
-    yield from found
+    return found
 
 
 def _contenders(config: Evaluate, encoders: Encoders) -> dict[str, Shown]:

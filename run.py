@@ -49,11 +49,9 @@ if not __package__:
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
-from datetime import timedelta
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +61,11 @@ from . import commands
 from .answers import doctor, methods
 from .commands import Bench, Demo, Train
 from .datasets import convert, inspect, open_images, refusing, split, subset
-from .ending import REASONS, Failed, ending, noting_refusals
+from .ending import REASONS, Failed, left_out, noting_refusals, starting
 from .journal.clock import Clock
 from .journal.dashboard import say
-from .journal.folder import Refused, locked, recorded, settle_config
-from .journal.signals import deferred, end_with_launcher
+from .journal.folder import Refused, recorded, settle_config
+from .journal.signals import deferred
 from .limits import FREE, method_of
 from .objectives.method import Method
 from .objectives.schedules import Moment
@@ -99,34 +97,21 @@ def train(config: Train) -> int:
             from .pipeline.order import steps_per_epoch
 
             steps_per_epoch(len(beton), config.batch)
-    end_with_launcher()
     return _train(config, method, beton)
 
 
 def _train(config: Train, method: Method, beton: Beton | None) -> int:
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
-
     from .objectives import gather
 
-    waits = InitProcessGroupKwargs(init_method=gather.ANEW, timeout=timedelta(seconds=config.timeout))
-    accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[waits])
-    with ExitStack() as stack:
-        if accelerator.is_main_process:
-            with refusing():
-                stack.enter_context(locked(config.out))
-        with ending(config.out, visible=accelerator.is_main_process) as ended:
-            if beton is None:
-                with gather.main_first("converted"):
-                    beton = open_images(config.data)
-            asked = stack.enter_context(deferred())  # from here on: a conversion may be longer than a scheduler waits
-            with refusing():
-                job = prepare(config, method, beton, accelerator, stack)
-            ended |= {"step": job.first, "steps": job.steps, "reason": "it failed"}
-            ended |= loop(job, asked)
-            # together: a process that ends while gloo's threads still serve the other one is aborted at times
-            accelerator.wait_for_everyone()
-            accelerator.end_training()
+    with starting(config.out, precision=config.precision, timeout=config.timeout) as (accelerator, stack, ended):
+        if beton is None:
+            with gather.main_first("converted"):
+                beton = open_images(config.data)
+        asked = stack.enter_context(deferred())  # from here on: a conversion may be longer than a scheduler waits
+        with refusing():
+            job = prepare(config, method, beton, accelerator, stack)
+        ended |= {"step": job.first, "steps": job.steps, "reason": "it failed"}
+        ended |= loop(job, asked)
     return ended["code"]
 
 
@@ -189,15 +174,6 @@ def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -
     return json.loads(json.dumps(described))  # as a later start will read it: JSON knows no tuples
 
 
-def batches(loader: BetonLoader, *, start: int, stop: int) -> Generator[ViewBatch]:
-    """The batches of steps `start` to `stop`, over as many epochs as it takes."""
-    while start < stop:
-        epoch, skip = divmod(start, len(loader))
-        with closing(loader.epoch(epoch, skip=skip)) as source:
-            yield from islice(source, stop - start)
-        start = (epoch + 1) * len(loader)
-
-
 def take_step(
     learner: Learner,
     method: Method,
@@ -244,6 +220,7 @@ def loop(job: Job, asked: Callable[[], int]) -> dict[str, Any]:
     from .models.update import Late, part_of
     from .models.writer import Writer
     from .objectives import memory
+    from .pipeline.loader import batches
     from .resume import facts_of, parts_of
 
     config, method, learner, accelerator = job.config, job.method, job.learner, job.accelerator
@@ -301,19 +278,11 @@ def heed(told: list[float] | None, report: Report, job: Job, *, step: int, rate:
     """
     if told is None:
         return 0
-    in_a_row, whose, code, readable, loss, norm, scale = told
+    _, _, code, readable, *_ = told
     if not readable:
         raise Failed(f"no image of step {step} could be read: is {job.config.data} still whole? `viewmill inspect` tells")
-    if in_a_row:
-        facts = f"loss {loss:.4g}, gradient norm {norm:.4g}, learning rate {rate:.4g}, scale {scale:g}"
-        facts += f", the loss of process {whose - 1:.0f}" if whose else ""
-        if in_a_row >= job.config.max_masked:
-            raise Failed(
-                f"{in_a_row:.0f} updates in a row were not finite, the last at step {step} ({facts}); the checkpoints are "
-                "intact: take a lower --learning-rate, --clip 1, or --precision no, and another --out"
-            )
-        if job.config.precision != "fp16" or in_a_row > 4:  # fp16 looks for its scale in that way
-            report.fault("masked", f"an update was left out, since it was not finite ({facts})", step=step)
+    if fault := left_out(told, step=step, rate=rate, most=job.config.max_masked, precision=job.config.precision):
+        report.fault("masked", fault, step=step)
     return int(code)
 
 
@@ -335,7 +304,7 @@ def bench(config: Bench) -> int:
         from .resume import facts_of, parts_of, restore_
 
         of_a_step = (take_step, advance_, forward, seed_step, watch_, Part(1, last=True))
-        return measure_steps(config, Engine(prepare, batches, *of_a_step, Writer, parts_of, facts_of, restore_))
+        return measure_steps(config, Engine(prepare, *of_a_step, Writer, parts_of, facts_of, restore_))
     if config.what == "objective":
         from .benchmarks.objective import bench as measure
     else:

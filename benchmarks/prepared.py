@@ -20,7 +20,6 @@ class Engine(NamedTuple):
     """What is measured, handed over by run.py, which nothing imports."""
 
     prepare: Callable[..., Any]
-    batches: Callable[..., Any]
     take_step: Callable[..., Any]
     advance_: Callable[..., Any]
     forward: Callable[..., Any]

@@ -28,6 +28,7 @@ from ..pipeline import factors
 from ..pipeline.beton import Beton, open_beton
 from ..pipeline.convert import convert
 from ..pipeline.engine import choose
+from ..pipeline.loader import batches
 from ..pipeline.threads import usable_cores
 from . import launched
 from .launched import WALKTHROUGH, described
@@ -121,7 +122,7 @@ def loader_price(engine: Engine, job: Any, fed: Fed, *, repeats: int) -> Measure
         for batch in islice(source, fed.block):
             step(engine, job, batch)
 
-    with closing(engine.batches(job.loader, start=0, stop=10**9)) as milled:
+    with closing(batches(job.loader, start=0, stop=10**9)) as milled:
         kept = list(islice(milled, fed.block))
         clock(lambda: steps(kept), device)
         for turn in range(fed.pairs * repeats):
@@ -140,7 +141,7 @@ def additions(engine: Engine, job: Any, *, repeats: int) -> Iterator[Measured]:
     """What the engine does in a step beside forward, backward and a bare update, each timed after a real step."""
     learner, method, moment, accelerator = job.learner, job.method, job.moment(0), job.accelerator
     plain, optimiser = learner._replace(average=None), learner.optimiser
-    with closing(engine.batches(job.loader, start=0, stop=1)) as source:
+    with closing(batches(job.loader, start=0, stop=1)) as source:
         batch = next(source)
     outputs = engine.forward(learner, method, batch, moment, accelerator)
     gradients = [(p, torch.randn_like(p)) for p in learner.network.parameters() if p.requires_grad]
@@ -192,7 +193,7 @@ def additions(engine: Engine, job: Any, *, repeats: int) -> Iterator[Measured]:
 def stall(engine: Engine, job: Any, *, repeats: int) -> Iterator[Measured]:
     """How long the loop stands still for a checkpoint, none being under way, and its share of the time between two."""
     learner, accelerator, waits, steps = job.learner, job.accelerator, [], []
-    with closing(engine.batches(job.loader, start=0, stop=1)) as source:
+    with closing(batches(job.loader, start=0, stop=1)) as source:
         batch = next(source)
     with engine.writer(job.config.out / "checkpoints") as writer:
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..journal.folder import settle_name
 from ..models.tensorfile import write_bytes
 from ..pipeline.target import FULL
 
@@ -124,17 +125,7 @@ def settle(built: Path, out: Path, card: str) -> None:
             shutil.rmtree(old)
         else:
             os.rename(built, out)
-        _sync(out.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Let the new names survive a power cut, on file systems that know how."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        settle_name(out)
 
 
 @contextmanager

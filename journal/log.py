@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from .folder import settle_name
+
 PACKAGES = ("viewmill", "torch", "torchvision", "accelerate", "ffcv", "numba", "numpy", "pillow", "safetensors")
 KEPT = 10_000  # records in memory while the disk takes none: 20 MB of a training's
 LONGEST = 1 << 24  # bytes of a record; a longer line is damage: a crash may leave a file full of zeros
@@ -166,7 +168,7 @@ def _cut(path: Path, step: int) -> int:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
-    _settle(path.parent)
+    settle_name(path)
     return damaged
 
 
@@ -177,13 +179,3 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         while not part.endswith(b"\n") and (part := file.readline(LONGEST)):
             pass
         yield line
-
-
-def _settle(folder: Path) -> None:
-    """Let a file's new name survive a power cut, on file systems that know how."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -12,6 +12,7 @@ Shape suffixes: V = views, B = images of this rank's batch, M = bank candidates.
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -222,6 +223,15 @@ def _placement(name: str, device: torch.device) -> str:
     if name not in PLACEMENTS:
         raise ValueError(f"no placement is called {name!r}: use auto, {', '.join(PLACEMENTS)}")
     return name
+
+
+def batches(loader: ViewLoader, *, start: int, stop: int) -> Generator[ViewBatch]:
+    """The batches of steps `start` to `stop`, over as many epochs as it takes."""
+    while start < stop:
+        epoch, skip = divmod(start, len(loader))
+        with closing(loader.epoch(epoch, skip=skip)) as source:
+            yield from islice(source, stop - start)
+        start = (epoch + 1) * len(loader)
 
 
 def every_row(

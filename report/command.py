@@ -1,15 +1,13 @@
 """`viewmill report`: one page about one or several runs, that needs nothing but a browser."""
 
-import contextlib
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from ..commands.report import Report
 from ..datasets import refusing
 from ..journal.dashboard import say
+from ..journal.folder import replacing
 from .markup import size
 
 
@@ -38,17 +36,5 @@ def report(config: Report, *, recipes: Mapping[str, str]) -> int:
 
 def write(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all; what is no character (of a file name) becomes "?"."""
-    path = path.absolute()
-    with NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            file.write(text.encode("utf-8", "replace"))
-            file.flush()
-            mask = os.umask(0)
-            os.umask(mask)
-            partial.chmod(0o666 & ~mask)  # a temporary file is its owner's alone
-            os.replace(partial, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
+    with replacing(path.absolute()) as partial:
+        partial.write_bytes(text.encode("utf-8", "replace"))

@@ -10,19 +10,20 @@ from ..pipeline import factors
 from ..pipeline.beton import Beton
 from ..pipeline.convert import convert
 from ..pipeline.manifest import read_columns, sidecars
+from .data import Data, Figures, expanded
 from .flags import nearest
-from .plan import Data, Figures, Plan, expanded
+from .plan import Plan
 
 
 def opened(plan: Plan) -> dict[str, Beton]:
-    """The study's images by part, "train" and "test"; raises ValueError for files that are missing or do not do."""
+    """The study's images by part (Data.parts); raises ValueError for files that are missing or do not do."""
     from ..pipeline.order import steps_per_epoch
 
     data = plan.data
     if data.figures is not None and not _stands(data):
         _render(data, data.figures)
     found = {}
-    for part, path in (("train", data.train), ("test", data.test)):
+    for part, path in data.parts():
         if not expanded(path).exists():
             raise ValueError(f"{plan.file}: [data] {part} does not exist: {path}; convert or link it there, or name another")
         found[part] = open_images(path)
@@ -32,7 +33,7 @@ def opened(plan: Plan) -> dict[str, Beton]:
         except ValueError as error:
             raise ValueError(f"{plan.file}: the method {contender.name!r}: {error}") from None
     columns = plan.evaluate.get("columns", ())
-    for path, beton in zip((data.train, data.test), found.values(), strict=True):
+    for path, beton in zip(dict(data.parts()).values(), found.values(), strict=True):
         if not columns and not (len(beton) and beton.label_N.min() >= 0):
             raise ValueError(f"{path} has images without a class: name columns in [evaluate], or give images with classes")
         there = list(read_columns(beton.path)) if columns else []

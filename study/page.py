@@ -1,10 +1,10 @@
 """A study's table for people: as Markdown beside the results, and on the screen."""
 
-import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from ..journal.dashboard import duration, say, table
+from ..journal.folder import replacing
 from .matched import budgets
 from .plan import Plan
 from .results import Line
@@ -25,9 +25,8 @@ def show(plan: Plan, there: Results) -> None:
 def write(plan: Plan, there: Results) -> None:
     """Write the Markdown beside the results, and where matplotlib is there the picture."""
     target, drawn = plan.results.with_suffix(".md"), plan.results.with_suffix(".png")
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(markdown(plan, there), encoding="utf-8")
-    os.replace(partial, target)
+    with replacing(target) as partial:
+        partial.write_text(markdown(plan, there), encoding="utf-8")
     if find_spec("matplotlib") is not None:
         from .picture import draw
 

@@ -1,10 +1,10 @@
 """A study as a picture: a panel a task and protocol, a dot a seed, bases beside their regions, floors as lines."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..journal.folder import replacing
 from .table import Panel, Row
 
 WIDE, ROW, AROUND = 9.0, 0.26, 1.0  # inches: of the picture, of a method, of a panel's frame; at 100 a 900 px picture
@@ -39,13 +39,11 @@ def draw(panels: Sequence[Panel], title: str, target: Path) -> None:
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
         figure.suptitle(title, fontsize=11)
-        partial = target.with_name(target.name + ".partial")
         try:
-            figure.savefig(partial, format="png", dpi=200)
-            os.replace(partial, target)
+            with replacing(target) as partial:
+                figure.savefig(partial, format="png", dpi=200)
         finally:
             pyplot.close(figure)
-            partial.unlink(missing_ok=True)
 
 
 def _panel(axes: Any, panel: Panel, names: Sequence[str]) -> None:

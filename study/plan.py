@@ -19,8 +19,6 @@ set = ["region.outer=0.1"]
 train = {learning_rate = 0.03}           # flags of this one alone
 """
 
-import dataclasses
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -31,29 +29,8 @@ from typing import Any
 from ..commands import Train
 from ..limits import method_of
 from ..pipeline.recipe_file import recipe_of
+from .data import Data, data_of, expanded, located
 from .flags import known, nearest, of_evaluation, of_training
-
-FACTORS = {"train": None, "test": None, "size": 48, "seed": 0}
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Rendered images with known factors (pipeline.factors): how many of each part, their side in pixels, their seed."""
-
-    train: int
-    test: int
-    size: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Data:
-    """Images to train on and to learn from, and images to be told."""
-
-    train: Path
-    test: Path
-    figures: Figures | None
-    """What is rendered where files are not there yet; None for files of the user's."""
 
 
 @dataclass(frozen=True)
@@ -138,29 +115,17 @@ def _plan(path: Path, content: dict[str, Any], results: Path | None) -> Plan:
     for name, text in texts.items():
         if not isinstance(text, str) or not text:
             raise ValueError(f"{name} must be a text, got {text!r}")
-    target = results or _place(path, texts["results"])
+    target = results or located(path, texts["results"])
     if target.suffix != ".jsonl":
         raise ValueError(f"results are JSON lines, in a file that ends in .jsonl, got {target}")
-    runs = _place(path, texts["runs"])
+    runs = located(path, texts["runs"])
     for place in (target, runs):
         expanded(place)
-    data = _data(path, content.get("data"), runs)
+    data = data_of(path, content.get("data"), runs)
     evaluate = of_evaluation(content.get("evaluate", {}))
     shared = of_training(content.get("train", {}), "[train]")
     contenders = _contenders(path, content.get("methods"), shared, data)
     return Plan(path, texts["title"], target, runs, _seeds(content.get("seeds")), data, evaluate, contenders)
-
-
-def _place(path: Path, text: str) -> Path:
-    """A path of the file `path`, without "..", relative to the current folder where the study's is."""
-    return Path(os.path.normpath(path.parent / os.path.expanduser(os.path.expandvars(text))))
-
-
-def expanded(path: Path) -> Path:
-    """`path`; raises ValueError where a variable in it is not set."""
-    if missing := re.search(r"\$\w+|\$\{\w+\}", str(path)):
-        raise ValueError(f"{path} needs the variable {missing[0]}, which is not set: export it first")
-    return path
 
 
 def _seeds(given: Any) -> tuple[int, ...]:
@@ -170,28 +135,6 @@ def _seeds(given: Any) -> tuple[int, ...]:
     if twice := [seed for seed in given if given.count(seed) > 1]:
         raise ValueError(f"seeds has {twice[0]} more than once: a seed is one training of each method")
     return tuple(given)
-
-
-def _data(path: Path, given: Any, runs: Path) -> Data:
-    if not isinstance(given, dict):
-        raise ValueError("[data] is missing: give train and test, or factors = {train = 4000, test = 1000}")
-    known(given, ("train", "test", "factors"), "[data]")
-    if "factors" not in given:
-        if strange := [part for part in ("train", "test") if not isinstance(given.get(part), str)]:
-            raise ValueError(f"[data] {strange[0]} must be a path, got {given.get(strange[0])!r}")
-        return Data(_place(path, given["train"]), _place(path, given["test"]), None)
-    if len(given) > 1:
-        raise ValueError("[data] has factors and files: images are either rendered or yours")
-    if not isinstance(given["factors"], dict):
-        raise ValueError(f"[data] factors must be a table, as {{train = 4000, test = 1000}}, got {given['factors']!r}")
-    known(given["factors"], FACTORS, "[data] factors")
-    found = FACTORS | given["factors"]
-    for name, lowest in {"train": 16, "test": 8, "size": 8, "seed": 0}.items():
-        if isinstance(found[name], bool) or not isinstance(found[name], int) or found[name] < lowest:
-            raise ValueError(f"[data] factors: {name} must be a whole number from {lowest} on, got {found[name]!r}")
-    figures = Figures(**found)
-    folder = runs / "data" / "-".join(map(str, ("figures", *dataclasses.astuple(figures))))
-    return Data(folder / "train.beton", folder / "test.beton", figures)
 
 
 def _contenders(path: Path, given: Any, shared: Mapping[str, Any], data: Data) -> tuple[Contender, ...]:
@@ -231,7 +174,7 @@ def _contender(path: Path, entry: Mapping[str, Any], shared: Mapping[str, Any], 
     given = {**shared, **of_training(own.get("train", {}), f"train of {where}")}
     for name, is_path in (("init", True), ("recipe", str(given.get("recipe", "")).endswith(".toml"))):
         if name in given and is_path:
-            given[name] = type(given[name])(expanded(_place(path, str(given[name]))))
+            given[name] = type(given[name])(expanded(located(path, str(given[name]))))
             if not Path(given[name]).exists():
                 raise ValueError(f"{name} of {where} does not exist: {given[name]}")
     train = Train(data=data.train, out=Path(), method=own["method"], set=tuple(chosen), **given)

@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from ..journal.dashboard import say
-from ..journal.folder import read_config
+from ..journal.folder import read_config, replacing
 from ..pipeline.beton import Beton
 from .matched import digest_of, other, settings_of
 from .plan import Job, Plan
@@ -104,9 +104,8 @@ def append(path: Path, line: Line) -> None:
 def gather(path: Path, lines: Sequence[Line]) -> None:
     """Make one file of `lines`, all that a finished study has, and remove the parts."""
     if parts := _parts(path):
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         for part in parts:
             part.unlink(missing_ok=True)
 

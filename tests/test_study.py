@@ -735,8 +735,9 @@ def test_a_command_ends_with_a_study_that_is_killed(waiting, tmp_path):
     finally:
         parent.kill()
         parent.wait()
-    await_(waiting.with_suffix(".heard").exists)
-    assert waiting.with_suffix(".heard").read_text() == str(int(signal.SIGTERM))
+    heard = waiting.with_suffix(".heard")
+    await_(lambda: heard.exists() and heard.read_text())
+    assert heard.read_text() == str(int(signal.SIGTERM))
 
 
 def test_a_real_study_of_rendered_figures_trains_evaluates_and_goes_on(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ Shape suffixes: B = images of a batch, N = rows, C = classes, S = side in pixels
 """
 
 from collections.abc import Callable, Generator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..evaluation.tasks import Task
 from ..journal.dashboard import counting
 from ..pipeline.beton import Beton
 from ..pipeline.loader import BetonLoader, ViewBatch
+from ..pipeline.loader import batches as loader_batches
 from ..pipeline.recipe import Recipe
 
 
@@ -57,15 +57,7 @@ class Classification:
 
     def batches(self, start: int, stop: int) -> Generator[ViewBatch]:
         """What steps `start` to `stop` learn from."""
-        step = start
-        while step < stop:
-            epoch, skip = divmod(step, self.per_epoch)
-            with closing(self.loader.epoch(epoch, skip=skip)) as source:
-                for batch in source:
-                    yield batch
-                    step += 1
-                    if step == stop:
-                        return
+        return loader_batches(self.loader, start=start, stop=stop)
 
     def loss(self, model: nn.Module, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross entropy, a mean over the images that could be decoded, and their accuracy."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..journal.folder import replacing
 from .encodings import encoded, is_polygon
 from .mending import Notes, Raw, instances, is_number, lines, mirrored, note
 from .scene import Category, Scene, SceneSet, Task, check_task, coco_masks
@@ -66,9 +67,8 @@ def open_coco(annotations: Path, images: Path, *, task: Task) -> SceneSet:
 
 def write_annotations(path: Path, content: Mapping[str, Any]) -> None:
     """Write a COCO file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
 
 
 def _read(path: Path) -> tuple[bytes, Row]:

@@ -4,19 +4,18 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from datetime import timedelta
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..commands.transfer import Transfer
 from ..datasets import refusing
-from ..ending import ending, noting_refusals
+from ..ending import noting_refusals, starting
 from ..journal.dashboard import say
-from ..journal.folder import Refused, difference, locked, read_config, recorded, settle_config
-from ..journal.signals import deferred, end_with_launcher
+from ..journal.folder import Refused, difference, read_config, recorded, settle_config
+from ..journal.signals import deferred
 from .opened import open_scenes
 from .precision import average_precision
-from .presets import JUDGED, PRESETS, Course, course_of
+from .presets import JUDGED, PRESETS, Course, check_numbers, course_of
 from .results import plan, show, write_results
 from .scene import SceneSet, check_sizes
 
@@ -52,45 +51,25 @@ def transfer(config: Transfer) -> int:
         )
         _check(config)
         data = open_data(config)
-    end_with_launcher()
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
-
-    from ..objectives import gather
-
-    waits = InitProcessGroupKwargs(init_method=gather.ANEW, timeout=timedelta(seconds=config.timeout))
-    accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[waits])
-    with ExitStack() as stack:
-        if accelerator.is_main_process:
-            with refusing():
-                stack.enter_context(locked(config.out))
-        with ending(config.out, visible=accelerator.is_main_process) as ended:
-            asked = stack.enter_context(deferred())
-            with refusing():
-                settings, beginning = describe(config, course, data)
-                complete = finished(config, settings, accelerator)
-                job = None if complete else prepare(config, course, data, settings, beginning, accelerator)
-            if job is None:
-                ended |= {"code": 0, "step": course.steps, "steps": course.steps, "reason": "done"}
-            else:
-                ended |= run(config, job, settings, data, asked, ended)
-            if ended["code"] == 0 and accelerator.is_main_process:
-                show(config.out)
-            accelerator.wait_for_everyone()
-            accelerator.end_training()
+    with starting(config.out, precision=config.precision, timeout=config.timeout) as (accelerator, stack, ended):
+        asked = stack.enter_context(deferred())
+        with refusing():
+            settings, beginning = describe(config, course, data)
+            complete = finished(config, settings, accelerator)
+            job = None if complete else prepare(config, course, data, settings, beginning, accelerator)
+        if job is None:
+            ended |= {"code": 0, "step": course.steps, "steps": course.steps, "reason": "done"}
+        else:
+            ended |= run(config, job, settings, data, asked, ended)
+        if ended["code"] == 0 and accelerator.is_main_process:
+            show(config.out)
     return ended["code"]
 
 
 def _check(config: Transfer) -> None:
     """Raise ValueError for numbers that no training can have."""
-    for name in ("checkpoint_every", "log_every", "max_masked", "timeout"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")
-    for name in ("side", "longest", "threads", "weight_decay", "clip"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(config, name)}")
-    if config.keep < 2:
-        raise ValueError(f"--keep must be at least 2, got {config.keep}: damage to an only checkpoint would be the end")
+    from_one = ("checkpoint_every", "log_every", "max_masked", "timeout")
+    check_numbers(config, from_one=from_one, from_zero=("side", "longest", "threads", "weight_decay", "clip"))
     if not 0 <= config.flip <= 1:
         raise ValueError(f"--flip is a probability, got {config.flip}")
     if any(side < 1 for side in config.sides):

@@ -4,7 +4,6 @@ Shape suffixes: N = detections of an image, H, W = pixels.
 """
 
 import json
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from ..ending import Failed
 from ..journal.dashboard import counting
+from ..journal.folder import replacing
 from .batches import Batch, Feed, one_by_one
 from .portrait import prediction_grid
 from .precision import Precision, average_precision
@@ -159,9 +159,8 @@ def write_detections(path: Path, truth: SceneSet, found: Sequence[Found]) -> Non
             if each.keypoint_NK3 is not None:
                 row["keypoints"] = each.keypoint_NK3[n].astype(np.float64).ravel().tolist()
             rows.append(row)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(rows) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(rows) + "\n", encoding="utf-8")
 
 
 def draw(path: Path, truth: SceneSet, found: Sequence[Found]) -> None:
@@ -170,6 +169,5 @@ def draw(path: Path, truth: SceneSet, found: Sequence[Found]) -> None:
     seen = [
         each if each.keypoint_NK3 is None else each._replace(keypoint_NK3=each.keypoint_NK3 * (1, 1, 2)) for each in found
     ]
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(prediction_grid(truth, seen)).save(partial, format="PNG")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        Image.fromarray(prediction_grid(truth, seen)).save(partial, format="PNG")

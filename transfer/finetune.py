@@ -4,18 +4,17 @@ import dataclasses
 import json
 import os
 from contextlib import ExitStack, closing
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..commands.worth import Finetune
 from ..datasets import open_images, refusing
-from ..ending import ending, noting_refusals
+from ..ending import noting_refusals, starting
 from ..journal.dashboard import opening, say, table
-from ..journal.folder import Refused, locked, read_config, recorded, settle_config, write_json
+from ..journal.folder import Refused, read_config, recorded, settle_config, write_json
 from ..journal.log import versions
-from ..journal.signals import deferred, end_with_launcher
-from .presets import Course
+from ..journal.signals import deferred
+from .presets import Course, check_numbers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,58 +35,38 @@ def finetune(config: Finetune) -> int:
     with noting_refusals(config.out), refusing():
         _check(config)
         train, test = open_images(config.train), open_images(config.test)
-    end_with_launcher()
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
-
     from ..evaluation.tasks import class_task
-    from ..objectives import gather
+    from .loop import train as train_
 
-    waits = InitProcessGroupKwargs(init_method=gather.ANEW, timeout=timedelta(seconds=config.timeout))
-    accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[waits])
-    with ExitStack() as stack:
-        if accelerator.is_main_process:
-            with refusing():
-                stack.enter_context(locked(config.out))
-        with ending(config.out, visible=accelerator.is_main_process) as ended:
-            asked = stack.enter_context(deferred())
-            with refusing():
-                labels = class_task(train, test)
-                job, settings = prepare(config, train, test, labels, accelerator, stack)
-            ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
-            from .loop import train as train_
-
-            ended |= train_(job, asked)
-            if ended["code"] == 0 and not (config.out / "results.json").exists():
-                measured = job.task.evaluate(asked)
-                if measured is None:
-                    ended |= {"code": asked() or 75, "reason": "stopped while it was measured: start again"}
-                elif accelerator.is_main_process:
-                    init = {"source": settings["source"], "sha256": settings["init"], "words": settings["given"]}
-                    told = {"protocol": protocol(settings), "init": init, "step": job.course.steps, **measured}
-                    write_json(config.out / "results.json", told | {"versions": versions()})
-            if ended["code"] == 0 and accelerator.is_main_process:
-                show(config.out)
-            accelerator.wait_for_everyone()
-            accelerator.end_training()
+    with starting(config.out, precision=config.precision, timeout=config.timeout) as (accelerator, stack, ended):
+        asked = stack.enter_context(deferred())
+        with refusing():
+            labels = class_task(train, test)
+            job, settings = prepare(config, train, test, labels, accelerator, stack)
+        ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
+        ended |= train_(job, asked)
+        if ended["code"] == 0 and not (config.out / "results.json").exists():
+            measured = job.task.evaluate(asked)
+            if measured is None:
+                ended |= {"code": asked() or 75, "reason": "stopped while it was measured: start again"}
+            elif accelerator.is_main_process:
+                init = {"source": settings["source"], "sha256": settings["init"], "words": settings["given"]}
+                told = {"protocol": protocol(settings), "init": init, "step": job.course.steps, **measured}
+                write_json(config.out / "results.json", told | {"versions": versions()})
+        if ended["code"] == 0 and accelerator.is_main_process:
+            show(config.out)
     return ended["code"]
 
 
 def _check(config: Finetune) -> None:
     """Raise ValueError for numbers that no training can have."""
-    for name in ("epochs", "batch", "checkpoint_every", "log_every", "max_masked", "timeout"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")
-    for name in ("threads", "weight_decay", "clip", "seed"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(config, name)}")
+    from_one = ("epochs", "batch", "checkpoint_every", "log_every", "max_masked", "timeout")
+    check_numbers(config, from_one=from_one, from_zero=("threads", "weight_decay", "clip", "seed"))
     for name in ("warmup", "smoothing"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"--{name} must lie in 0 to 1, got {getattr(config, name)}")
     if config.learning_rate is not None and config.learning_rate <= 0:
         raise ValueError(f"--learning-rate must be above 0, got {config.learning_rate:g}")
-    if config.keep < 2:
-        raise ValueError(f"--keep must be at least 2, got {config.keep}: damage to an only checkpoint would be the end")
 
 
 def prepare(

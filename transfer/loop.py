@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
-from ..ending import REASONS, Failed
+from ..ending import REASONS, Failed, left_out
 from ..journal.clock import Clock
 from ..journal.dashboard import duration, say
 from ..learner import Learner, Settings
@@ -198,15 +198,7 @@ def heed(told: list[float] | None, job: Job, journal: Journal, *, step: int, rat
     """What the verdict of the update that made `step` asks for: an exit code that any process was asked for, or 0."""
     if told is None:
         return 0
-    in_a_row, whose, code, _, loss, norm, scale = told
-    if in_a_row:
-        facts = f"loss {loss:.4g}, gradient norm {norm:.4g}, learning rate {rate:.4g}, scale {scale:g}"
-        facts += f", the loss of process {whose - 1:.0f}" if whose else ""
-        if in_a_row >= job.habits.max_masked:
-            raise Failed(
-                f"{in_a_row:.0f} updates in a row were not finite, the last at step {step} ({facts}); the checkpoints are "
-                "intact: take a lower --learning-rate, --clip 1, or --precision no, and another --out"
-            )
-        if job.habits.precision != "fp16" or in_a_row > 4:  # fp16 looks for its scale in that way
-            journal.fault("masked", f"an update was left out, since it was not finite ({facts})", step=step)
-    return int(code)
+    habits = job.habits
+    if fault := left_out(told, step=step, rate=rate, most=habits.max_masked, precision=habits.precision):
+        journal.fault("masked", fault, step=step)
+    return int(told[2])

@@ -1,7 +1,8 @@
 """Schedules of a fine-tuning as values: steps, learning rate, warm-up, and where the rate falls."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ..models.rates import rate_at
 
@@ -53,6 +54,18 @@ PRESETS = {
     "coco-2x": Preset(Course(180_000, (120_000, 160_000), 1_000), COCO_SIDES, 800, 1333),
     "voc-24k": Preset(Course(24_000, (18_000, 22_000), 100), (480, 512, 544, 576, 608, *COCO_SIDES), 800, 1333),
 }
+
+
+def check_numbers(config: Any, *, from_one: Sequence[str], from_zero: Sequence[str]) -> None:
+    """Raise ValueError for a flag of `from_one` below 1, one of `from_zero` below 0, and fewer than 2 checkpoints kept."""
+    for name in from_one:
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")
+    for name in from_zero:
+        if getattr(config, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(config, name)}")
+    if config.keep < 2:
+        raise ValueError(f"--keep must be at least 2, got {config.keep}: damage to an only checkpoint would be the end")
 
 
 def course_of(
