@@ -18,7 +18,7 @@ from ..pipeline.beton import Beton
 from . import results
 from .flags import words
 from .images import opened
-from .matched import budgets, digest_of, settings_of
+from .matched import budgets, settings_of, trained_as
 from .page import show, write
 from .plan import Job, Plan, read_plan, slug
 from .process import Call, await_free, called
@@ -38,6 +38,8 @@ class Making(NamedTuple):
     call: Call
     asked: Callable[[], int]
     keep_checkpoints: bool
+    sharing: bool
+    """Whether results of other studies count: not where everything is made a second time."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -45,8 +47,8 @@ class Making(NamedTuple):
         return {part: beton.fingerprint for part, beton in self.images.items()}
 
     def run(self, job: Job) -> Path:
-        """The folder of a job's training; other settings have another."""
-        digest = digest_of(settings_of(job, self.plan, self.fingerprints))
+        """The folder of a job's training; other settings of it have another."""
+        digest = trained_as(settings_of(job, self.plan, self.fingerprints))
         return self.plan.runs / f"{slug(job.contender.name)}-{job.seed}-{digest[:8]}"
 
 
@@ -64,7 +66,7 @@ def study(config: Study, *, call: Call = called) -> int:
         plan.runs.mkdir(parents=True, exist_ok=True)
         with deferred() as asked:
             target = results.file_of(plan.results, part)
-            making = Making(plan, images, target, call, asked, config.keep_checkpoints)
+            making = Making(plan, images, target, call, asked, config.keep_checkpoints, config.results is None)
             code = _make(making, plan.jobs()[part[0] - 1 :: part[1]])
         if code in STOPPED:
             return code
@@ -95,7 +97,7 @@ def _make(making: Making, jobs: Sequence[Job]) -> int:
     """Train and evaluate what has no result yet; returns the exit code of the study."""
     plan = making.plan
     there = results.of_plan(plan, results.read(plan.results), making.fingerprints)
-    missing = [job for job in jobs if job.key not in there]
+    missing = [job for job in jobs if job.key not in there and not _taken(making, job)]
     done = f", {len(jobs) - len(missing)} of them made before" if len(missing) < len(jobs) else ""
     say(f"{plan.title}: {len(plan.contenders)} methods, {len(plan.seeds)} seeds; {len(jobs)} trainings{done}")
     for note in budgets(plan.contenders):
@@ -121,6 +123,16 @@ def _make(making: Making, jobs: Sequence[Job]) -> int:
     return 1 if failed else 0
 
 
+def _taken(making: Making, job: Job) -> bool:
+    """Whether another study's result has been taken over for the job."""
+    found = results.elsewhere(job, making.plan, making.fingerprints) if making.sharing else None
+    if found is not None:
+        line, path = found
+        results.append(making.target, line)
+        say(f"{job.name}: as in {path.name}, which has a result of the same settings")
+    return found is not None
+
+
 def _job(making: Making, job: Job) -> int:
     """One training and its evaluation, until its result is kept; returns 0, 1 where it failed, or what a signal asks for."""
     run, train = making.run(job), job.contender.train
@@ -130,18 +142,22 @@ def _job(making: Making, job: Job) -> int:
         say(f"{job.name}: {error}")
         return 1
     output = run.with_name(f"{run.name}.output")
-    data = {part: str(beton.path) for part, beton in making.images.items()}
     if not _trained(run):
         given = dict(job.contender.given)
         if given.get("engine", "auto") == "auto":
             from ..pipeline.engine import choose
 
             given["engine"] = choose("auto")  # the same for all; to measure which one is faster takes seconds, every time
-        chosen = words({"data": data["train"], "out": str(run), "seed": job.seed, **given, "set": train.set})
+        chosen = words(
+            {"data": str(making.images["train"].path), "out": str(run), "seed": job.seed, **given, "set": train.set}
+        )
         code = _called(making, job, ["train", train.method, *chosen], output)[0]
         if code:
             return code
-    asked = words({**data, "json": True, "floors": job.floors, **making.plan.evaluate})
+    files = {
+        part: [str(beton.path) for name, beton in making.images.items() if name.endswith(part)] for part in ("train", "test")
+    }
+    asked = words({**files, "json": True, "floors": job.floors, **making.plan.evaluate})
     began = time.monotonic()
     code, said = _called(making, job, ["evaluate", str(run), *asked], output)
     if code:

@@ -49,6 +49,12 @@ def digest_of(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def trained_as(settings: Mapping[str, Any]) -> str:
+    """A short name of what a training depends on: studies that only evaluate otherwise share a run."""
+    ours = [name for name in settings if name == "data.train" or not name.startswith(("evaluate.", "data."))]
+    return digest_of({name: settings[name] for name in ours})
+
+
 def budgets(contenders: Sequence[Contender]) -> list[str]:
     """In words what is not the same for all methods of what a fair comparison holds fixed."""
     facts = {name: {c.name: getattr(c.train, name) for c in contenders} for name in BUDGET}

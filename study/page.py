@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from ..journal.dashboard import duration, say, table
 from ..journal.folder import replacing
@@ -9,8 +10,12 @@ from .matched import budgets
 from .plan import Plan
 from .results import Line
 from .spread import LEVEL
-from .table import HEAD, LEARNED, Panel, Results, cells, learned, panels, sentence
+from .table import HEAD, LEARNED, Panel, Results, cells, informed, learned, panels, sentence
 
+INFORMED = (
+    "By Fano's inequality from the top-1 of the named protocol: a lower bound on the information that the features have on "
+    "each factor, mean and s.d. over seeds. Factors are independent, so their sum is a lower bound as well."
+)
 PACKAGES = ("viewmill", "torch")
 
 
@@ -29,9 +34,17 @@ def write(plan: Plan, there: Results) -> None:
         partial.write_text(markdown(plan, there), encoding="utf-8")
     if find_spec("matplotlib") is not None:
         from .picture import draw
+        from .scatter import draw_scatters
 
         draw(panels(plan, there), plan.title, drawn)
+        if plan.scatters:
+            draw_scatters(plan, there, scattered(plan.results))
     say(f"table: {target}" + f"; picture: {drawn}" * drawn.exists())
+
+
+def scattered(results: Path) -> Path:
+    """The second picture of a study whose results are in the file `results`."""
+    return results.with_name(f"{results.stem}-scatter.png")
 
 
 def markdown(plan: Plan, there: Results) -> str:
@@ -43,6 +56,10 @@ def markdown(plan: Plan, there: Results) -> str:
     parts += ["What is not the same for all methods:\n\n" + "\n".join(f"- {note}" for note in notes)] if notes else []
     for panel in found:
         parts += [f"## {panel.title}", *_panel(panel)]
+    if plan.scatters:
+        parts += [f"## One against another\n\n![{plan.title}]({scattered(plan.results).name})"]
+    if bits := informed(plan, there):
+        parts += [f"## Information that is proven, in bits\n\n{_grid(bits[0], bits[1:])}\n\n{INFORMED}"]
     parts += [f"## The last epoch of the trainings, means over seeds\n\n{_learned(plan, there)}", _footing(found)]
     return "\n\n".join(parts) + "\n"
 

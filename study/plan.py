@@ -17,6 +17,8 @@ method = "ring"
 base = "IR"                              # paired differences to it
 set = ["region.outer=0.1"]
 train = {learning_rate = 0.03}           # flags of this one alone
+[[data.others]]                          # images that the same encoders are evaluated on as well: train and test
+[[scatter]]                              # a panel of a second picture: see study/axes.py
 """
 
 import re
@@ -29,6 +31,7 @@ from typing import Any
 from ..commands import Train
 from ..limits import method_of
 from ..pipeline.recipe_file import recipe_of
+from .axes import Scatter, scatters_of
 from .data import Data, data_of, expanded, located
 from .flags import known, nearest, of_evaluation, of_training
 
@@ -78,6 +81,7 @@ class Plan:
     evaluate: Mapping[str, Any]
     """Flags that the file gives."""
     contenders: tuple[Contender, ...]
+    scatters: tuple[Scatter, ...] = ()
 
     def jobs(self) -> list[Job]:
         """Seed by seed, so that a study that is cut short has as many seeds of each method as of any other."""
@@ -109,7 +113,7 @@ def read_plan(path: Path, *, results: Path | None = None) -> Plan:
 
 
 def _plan(path: Path, content: dict[str, Any], results: Path | None) -> Plan:
-    known(content, ("title", "results", "runs", "seeds", "data", "train", "evaluate", "methods"), "a study")
+    known(content, ("title", "results", "runs", "seeds", "data", "train", "evaluate", "methods", "scatter"), "a study")
     texts = {"title": path.stem, "results": f"results/{path.stem}.jsonl", "runs": f"../runs/{path.stem}"}
     texts |= {name: content[name] for name in texts if name in content}
     for name, text in texts.items():
@@ -125,7 +129,8 @@ def _plan(path: Path, content: dict[str, Any], results: Path | None) -> Plan:
     evaluate = of_evaluation(content.get("evaluate", {}))
     shared = of_training(content.get("train", {}), "[train]")
     contenders = _contenders(path, content.get("methods"), shared, data)
-    return Plan(path, texts["title"], target, runs, _seeds(content.get("seeds")), data, evaluate, contenders)
+    seeds, scatters = _seeds(content.get("seeds")), scatters_of(content.get("scatter", []))
+    return Plan(path, texts["title"], target, runs, seeds, data, evaluate, contenders, scatters)
 
 
 def _seeds(given: Any) -> tuple[int, ...]:

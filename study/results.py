@@ -19,6 +19,7 @@ from typing import Any
 from ..journal.dashboard import say
 from ..journal.folder import read_config, replacing
 from ..pipeline.beton import Beton
+from .axes import OWN
 from .matched import digest_of, other, settings_of
 from .plan import Job, Plan
 
@@ -130,6 +131,21 @@ def of_plan(plan: Plan, lines: Sequence[Line], fingerprints: Mapping[str, str]) 
     return found
 
 
+def elsewhere(job: Job, plan: Plan, fingerprints: Mapping[str, str]) -> tuple[Line, Path] | None:
+    """A result of the same settings that a study beside this one has, under this job's name, and its file."""
+    settings = settings_of(job, plan, fingerprints)
+    for path in sorted(set(plan.results.parent.glob("*.jsonl")) - {plan.results, *_parts(plan.results)}):
+        for line in filter(None, map(_parsed, path.read_bytes().split(b"\n"))):
+            same = (
+                line["seed"] == job.seed and set(line["settings"]) <= set(settings) and not other(settings, line["settings"])
+            )
+            told = [score for score in line["evaluations"] if job.floors or score["encoder"] == OWN]
+            if same and (len({score["encoder"] for score in told}) > 1) == job.floors:
+                names = {"study": plan.file.stem, "name": job.contender.name, "base": job.contender.base}
+                return {**line, **names, "evaluations": told}, path
+    return None
+
+
 def result(job: Job, plan: Plan, run: Path, told: Sequence[Line], evaluation_s: float, images: Mapping[str, Beton]) -> Line:
     """What is kept of a run that has been trained and evaluated; `told` is what the evaluation printed."""
     config, records = read_config(run), _records(run / "log.jsonl")
@@ -150,7 +166,7 @@ def result(job: Job, plan: Plan, run: Path, told: Sequence[Line], evaluation_s: 
         "evaluation_s": round(evaluation_s, 2),
         "images_per_s": round(config["steps"] * config["batch"] / max(seconds, 1e-9), 1),
         "last_epoch": last_epoch(records),
-        "evaluations": [_told(line) for line in told],
+        "evaluations": [_told(line, alone=not plan.data.others) for line in told],
         "images": {part: len(beton) for part, beton in images.items()},
         "engine": config.get("engine"),
         "versions": start.get("versions", {}),
@@ -160,9 +176,10 @@ def result(job: Job, plan: Plan, run: Path, told: Sequence[Line], evaluation_s: 
     }
 
 
-def _told(line: Line) -> Line:
-    """One score; a task of one pair of files needs no name of the files in it."""
-    return {name: line[name] for name in TOLD} | {"task": line["task"].rpartition(": ")[2]}
+def _told(line: Line, *, alone: bool) -> Line:
+    """One score, and among how many classes; a task of one pair of files needs no name of the files in it."""
+    task = line["task"].rpartition(": ")[2] if alone else line["task"]
+    return {name: line[name] for name in TOLD} | {"task": task, "classes": len(line["classes"])}
 
 
 def _records(log: Path) -> list[Line]:

@@ -6,11 +6,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 from ..journal.dashboard import duration
+from .axes import OWN, RAW, Axis, value_of
 from .plan import Plan
 from .results import Line
 from .spread import Paired, Spread, paired, spread
 
-OWN, RAW = "run", "raw pixels"
 Results = Mapping[tuple[str, int], Line]
 """The line of each job that has one, by name and seed."""
 
@@ -77,6 +77,19 @@ def in_families(plan: Plan) -> list[tuple[str, str]]:
     for name in [*(name for name, base in bases.items() if not base), *bases]:  # bases of each other come last
         put(name)
     return found
+
+
+def families(bases: Mapping[str, str]) -> dict[str, int]:
+    """A number for each method, by name and base, the same for those that share a base."""
+    roots = dict[str, str]()
+    for name in bases:
+        root, seen = name, {name}
+        while bases.get(root) and bases[root] not in seen:
+            root = bases[root]
+            seen.add(root)
+        roots[name] = root
+    numbers = {root: number for number, root in enumerate(dict.fromkeys(roots.values()))}
+    return {name: numbers[root] for name, root in roots.items()}
 
 
 def _methods(plan: Plan, there: Results, key: tuple[str, str]) -> list[Row]:
@@ -171,3 +184,28 @@ def learned(plan: Plan, there: Results) -> list[tuple[str, ...]]:
         bound = [told(key, ".3f") for key in ("bound", "ceiling")]
         rows.append((name, speed, *bound, negatives, *shares, told("masked", ".0f")))
     return rows
+
+
+def informed(plan: Plan, there: Results) -> list[tuple[str, ...]]:
+    """Head and rows of what accuracies prove in bits, by task and summed as the panels do; [] where none is asked."""
+    asked = dict.fromkeys(
+        (axis, panel.protocol) for panel in plan.scatters for axis in (panel.x, panel.y) if axis.kind == "bits"
+    )
+    alone = dict.fromkeys((Axis("bits", (name,)), protocol) for axis, protocol in asked for name in axis.names)
+    columns = [*alone, *(key for key in asked if len(key[0].names) > 1)]
+    if not columns:
+        return []
+    found: list[tuple[str, ...]] = [("method", *(" + ".join(axis.names) for axis, _ in columns))]
+    names = [(name, name, OWN) for name, _ in in_families(plan)]
+    floors = dict.fromkeys(score["encoder"] for line in there.values() for score in line["evaluations"])
+    names += [(plan.contenders[0].name, floor, floor) for floor in floors if floor != OWN]
+    for contender, name, encoder in names:
+        lines = [there[contender, seed] for seed in plan.seeds if (contender, seed) in there]
+        cells = []
+        for axis, protocol in columns:
+            values = [value for line in lines if (value := value_of(line, axis, protocol, encoder)) is not None]
+            told = spread(values) if values else None
+            cells.append("-" if told is None else f"{told.mean:.2f}" + f" ± {told.deviation or 0:.2f}" * (told.n > 1))
+        if any(cell != "-" for cell in cells):
+            found.append((name, *cells))
+    return found

@@ -22,6 +22,7 @@ from viewmill.journal.folder import Refused, write_json
 from viewmill.journal.log import Log
 from viewmill.limits import method_of
 from viewmill.study import process, results
+from viewmill.study.axes import information
 from viewmill.study.command import study
 from viewmill.study.flags import words
 from viewmill.study.matched import budgets, digest_of, other, settings_of
@@ -29,8 +30,9 @@ from viewmill.study.page import markdown
 from viewmill.study.picture import draw
 from viewmill.study.plan import read_plan
 from viewmill.study.process import Ended, called
+from viewmill.study.scatter import clouds, draw_scatters
 from viewmill.study.spread import paired, quantile, spread
-from viewmill.study.table import in_families, panels, sentence
+from viewmill.study.table import in_families, informed, panels, sentence
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = sorted((ROOT / "studies").glob("*.toml"))
@@ -102,6 +104,7 @@ def evaluation(method, seed, kind, floors):
         "kind": kind,
         "protocol": f"{kind}, in full",
         "interval": [0.1, 0.9],
+        "classes": list("abcdefgh"),
         "confusion": [[1] * 8] * 8,
     }
     return [{**facts, "encoder": encoder, "top1": round(value, 6)} for encoder, value in top1.items()]
@@ -190,6 +193,17 @@ REFUSED = [
     (("test = ", "rest = "), "[data] has no setting 'rest': did you mean test?"),
     (("[train]", "factors = {train = 64, test = 32}\n[train]"), "[data] has factors and files"),
     (("[[methods]]", "[methods"), "is no TOML"),
+    (("[train]", "others = 4\n[train]"), "[data] others must be tables [[data.others]]"),
+    (("[train]", '[[data.others]]\ntrain = "a"\n[train]'), "[[data.others]] test must be a path, got None"),
+    (("[train]", '[[data.others]]\ntrian = "a"\n[train]'), "[[data.others]] has no setting 'trian': did you mean train?"),
+    (("[[methods]]", "[scatter]\n[[methods]]"), "scatter must be tables [[scatter]] with x and y"),
+    (("[[methods]]", "[[scatter]]\n[[methods]]"), "[[scatter]] x must be one of top1, bits, scalar, setting"),
+    (("[[methods]]", "[[scatter]]\nx = {tob1 = 1}\n[[methods]]"), "[[scatter]] x has no setting 'tob1': did you mean top1?"),
+    (
+        ("[[methods]]", '[[scatter]]\nx = {bits = "hue"}\n[[methods]]'),
+        "[[scatter]] x: bits takes a list of tasks, got 'hue'",
+    ),
+    (("[[methods]]", "[[scatter]]\ntitle = 1\n[[methods]]"), "[[scatter]] title must be a text, got 1"),
 ]
 
 
@@ -675,6 +689,114 @@ def test_many_panels_are_drawn_whole_or_not_at_all(file, tmp_path):
         colours = {tuple(colour) for _, colour in picture.convert("RGB").getcolors(1 << 22)}
     assert (0x00, 0x72, 0xB2) in colours
     assert [path.name for path in tmp_path.glob("many*")] == ["many.png"]
+
+
+def test_what_an_accuracy_proves_is_the_information_of_a_symmetric_channel():
+    # Fano's inequality holds with equality where each wrong answer is as likely as any other
+    for classes, top1 in ((2, 0.9), (4, 0.5), (8, 0.3), (10, 1.0)):
+        channel = np.full((classes, classes), (1 - top1) / (classes - 1))
+        np.fill_diagonal(channel, top1)
+        joint = channel / classes
+        shares = joint[joint > 0] * np.log2(channel[joint > 0] * classes)
+        assert information(top1, classes) == pytest.approx(shares.sum(), abs=1e-12)
+    assert information(0.125, 8) == information(0.05, 8) == 0
+    assert information(0.119, 10) == pytest.approx(0.003, abs=5e-4)
+    for top1, classes in ((1.1, 4), (0.5, 1)):
+        with pytest.raises(ValueError, match="an accuracy is a share of 1 among 2 or more classes"):
+            information(top1, classes)
+
+
+AXES = """
+[[scatter]]
+title = "Against each other"
+x = {setting = "region.outer"}
+y = {top1 = "class"}
+[[scatter]]
+x = {bits = ["class", "hue"]}
+y = {scalar = "bound_valid"}
+protocol = "ridge"
+"""
+
+
+def test_numbers_of_trainings_are_drawn_against_one_another(file, tmp_path):
+    path = file()
+    path.write_text(path.read_text() + AXES)
+    plan = read_plan(path)
+    there = lines_of(plan, {"IR": (0.5, 0.51), "Ring": (0.6, 0.6, 0.7)})
+    for (name, seed), line in there.items():
+        line["last_epoch"] = {"bound_valid": 0.5 + seed / 10}
+        line["settings"] = {"objective.region.outer": 0.5} if name == "Ring" else {}
+        (score,) = line["evaluations"]
+        score["classes"] = 4
+        others = [score | {"task": "hue", "top1": 0.4}, score | {"task": "hue", "kind": "knn", "top1": 0.9}]
+        floor = [score | {"encoder": "raw pixels", "top1": 0.3}, others[0] | {"encoder": "raw pixels"}]
+        line["evaluations"] += [*others, *(floor if name == "IR" else [])]
+    first, second = (clouds(plan, there, panel) for panel in plan.scatters)
+    assert [(cloud.name, cloud.points) for cloud in first] == [("Ring", [(0.5, 60.0), (0.5, 60.0), (0.5, 70.0)])]
+    known = information(0.5, 4) + information(0.4, 4)
+    assert [cloud.name for cloud in second] == ["IR", "Ring"]  # pixels have no bound
+    assert second[0].points[0] == (pytest.approx(known), 0.5)
+
+    head, *rows = informed(plan, there)
+    assert head == ("method", "class", "hue", "class + hue")
+    assert [row[0] for row in rows] == ["IR", "Ring", "raw pixels"]
+    assert rows[2][1:] == (f"{information(0.3, 4):.2f} ± 0.00", f"{information(0.4, 4):.2f} ± 0.00", "0.09 ± 0.00")
+    draw_scatters(plan, there, tmp_path / "few-scatter.png")
+    with Image.open(tmp_path / "few-scatter.png") as picture:
+        assert picture.width == 1800
+        colours = {tuple(colour) for _, colour in picture.convert("RGB").getcolors(1 << 22)}
+    assert (0x00, 0x72, 0xB2) in colours
+    page = markdown(plan, there)
+    assert "![A | B](few-scatter.png)" in page
+    known = [information(top1, 4) for top1 in (0.6, 0.6, 0.7)]
+    assert (
+        f"| Ring | {np.mean(known):.2f} ± {np.std(known, ddof=1):.2f} | " in page.split("## Information that is proven")[1]
+    )
+
+
+def test_a_result_of_another_study_with_the_same_settings_is_taken_over(file, tmp_path, capsys):
+    assert study(Study(file()), call=Made()) == 0
+    made = Made()
+    other = file(('name = "Ring"', 'name = "Wide ring"'), ('"results/few', '"results/more'), name="more")
+    other.write_text(other.read_text() + '[[methods]]\nname = "Ball"\nmethod = "ball"\n')
+    assert study(Study(other), call=made) == 0
+    assert [call[1] for call in made.calls if call[0] == "train"] == ["ball"] * 3
+    assert "Wide ring, seed 1: as in few.jsonl" in "".join(capsys.readouterr())
+    lines = {(line["name"], line["seed"]): line for line in kept(tmp_path / "results" / "more.jsonl")}
+    assert len(lines) == 9
+    taken, source = lines["Wide ring", 2], kept(tmp_path / "results" / "few.jsonl")[5]
+    assert taken == source | {"name": "Wide ring", "study": "more"}
+    again = Made()
+    assert study(Study(other, results=tmp_path / "results" / "again.jsonl"), call=again) == 0
+    assert len(again.calls) == 18
+
+
+def test_floors_that_are_asked_for_are_not_taken_from_where_there_are_none(file, tmp_path):
+    assert study(Study(file()), call=Made()) == 0
+    path = file(('"results/few', '"results/more'), name="more")
+    text = path.read_text()
+    path.write_text(
+        text[: text.index("[[methods]]")] + text[text.index('[[methods]]\nname = "Ring"') :].replace('"IR"', '""')
+    )
+    made = Made()
+    assert study(Study(path), call=made) == 0
+    assert [call[0] for call in made.calls] == ["train", "evaluate"] * 3  # Ring is the first here, and has the floors
+    assert all(len(line["evaluations"]) == 6 for line in kept(tmp_path / "results" / "more.jsonl"))
+
+
+def test_a_kept_training_is_evaluated_on_other_images_without_being_made_again(file, data, tmp_path):
+    assert study(Study(file(), keep_checkpoints=True), call=Made()) == 0
+    pair = f'[[data.others]]\ntrain = "{data}/train.beton"\ntest = "{data}/test.beton"\n[train]'
+    made = Made()
+    path = file(("[train]", pair), ('"results/few', '"results/more'), ("k = [5]", "k = [7]"), name="more")
+    assert study(Study(path), call=made) == 0
+    assert [call[0] for call in made.calls] == ["evaluate"] * 6
+    place = made.calls[0].index("--train")
+    train, test = (str(data / f"{part}.beton") for part in ("train", "test"))
+    assert made.calls[0][place : place + 6] == ["--train", train, train, "--test", test, test]
+    line = kept(tmp_path / "results" / "more.jsonl")[0]
+    assert set(line["images"]) == {"train", "test", "1.train", "1.test"}
+    assert {name for name in line["settings"] if name.startswith("data.")} == {f"data.{part}" for part in line["images"]}
 
 
 # Processes
