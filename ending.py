@@ -50,10 +50,13 @@ def starting(folder: Path, *, precision: str, timeout: int) -> Iterator[Start]:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
+    from .models.heap import keep_freed
     from .objectives import gather
 
     waits = InitProcessGroupKwargs(init_method=gather.ANEW, timeout=timedelta(seconds=timeout))
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[waits])
+    if accelerator.device.type == "cpu":
+        keep_freed()
     with ExitStack() as stack:
         if accelerator.is_main_process:
             with refusing():
