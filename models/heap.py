@@ -10,7 +10,7 @@ NEVER = -1  # read as a size: the largest
 def keep_freed() -> bool:
     """Have glibc's malloc serve every size from its heap and never trim it, in this process, from now on.
 
-    By default it maps blocks above 32 MiB (mallopt(3): at first above 128 KiB) and unmaps them, and gives the free top of its
+    By default it maps blocks above 32 MiB (mallopt(3): at first 128 KiB) and unmaps them, and gives the free top of its
     heap back: the kernel then fills each page with zeros again when the next step touches it. A ResNet-18 of width 16, 128
     images of 32 px, spent a fifth of its step on that: 894 images/s for 705 by two threads, 508 for 409 by one (2 cores of
     an AMD EPYC, n = 1 each; -18 % of a step's processor time, n = 3). The most memory that is held stays what it was.
