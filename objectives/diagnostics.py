@@ -72,7 +72,7 @@ def validity(
     memory: Memory,
 ) -> dict[str, Tensor]:
     """Per anchor, 1.0 where the strict and where the weak condition holds; everything and a ball are bounds for any
-    critic.
+    critic (to .02 nats where both views of an image are negatives: docs/methods/rings.md).
     """
     if _from_a_ball(method):
         return {"bound_valid": torch.ones_like(bound.loss_B)}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .axes import OWN, RAW, Scatter, value_of
 from .picture import COLOURS, DARK, drawing, save
 from .plan import Plan
-from .table import Results, families
+from .table import Results
 
 HIGH = 3.6  # inches of a panel
 
@@ -57,7 +57,8 @@ def draw_scatters(plan: Plan, there: Results, target: Path) -> None:
 
 
 def _panel(axes: Any, plan: Plan, found: Sequence[Cloud], panel: Scatter) -> None:
-    numbers = families({contender.name: contender.base for contender in plan.contenders})
+    rows = list(dict.fromkeys(contender.train.method for contender in plan.contenders))  # a colour for each
+    numbers = {contender.name: rows.index(contender.train.method) for contender in plan.contenders}
     for cloud in found:
         colour = DARK if cloud.floor else COLOURS[numbers[cloud.name] % len(COLOURS)]
         axes.scatter(*zip(*cloud.points, strict=True), s=9, color=colour, alpha=0.45, linewidths=0, zorder=2)
@@ -69,7 +70,7 @@ def _panel(axes: Any, plan: Plan, found: Sequence[Cloud], panel: Scatter) -> Non
     axes.set_ylabel(panel.y.label, fontsize=8)
     axes.grid(color="#eeeeee", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.margins(0.12)
+    axes.margins(0.18, 0.12)
     axes.spines[["top", "right"]].set_visible(False)
     _name(axes, found)
 
