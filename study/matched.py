@@ -59,7 +59,7 @@ def budgets(contenders: Sequence[Contender]) -> list[str]:
     """In words what is not the same for all methods of what a fair comparison holds fixed."""
     facts = {name: {c.name: getattr(c.train, name) for c in contenders} for name in BUDGET}
     methods = {contender.name: method_of(contender.train) for contender in contenders}
-    facts["recipe"] = {c.name: c.train.recipe or methods[c.name].recipe for c in contenders}
+    facts["recipe"] = {c.name: Path(c.train.recipe).name or methods[c.name].recipe for c in contenders}
     facts["temperature"] = {name: dict(values(method)).get("bound.temperature") for name, method in methods.items()}
     facts["negatives"] = {contender.name: _negatives(contender.train) for contender in contenders}
     notes = []

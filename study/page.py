@@ -1,8 +1,10 @@
 """A study's table for people: as Markdown beside the results, and on the screen."""
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ..journal.dashboard import duration, say, table
 from ..journal.folder import replacing
@@ -101,13 +103,21 @@ def _methods(plan: Plan) -> str:
     rows = []
     for contender in plan.contenders:
         own = [
-            f"--{name.replace('_', '-')} {value}" for name, value in contender.given.items() if (name, value) not in shared
+            f"--{name.replace('_', '-')} {_from_file(plan, value)}"
+            for name, value in contender.given.items()
+            if (name, value) not in shared
         ]
         settings = [*(f"--set {text}" for text in contender.train.set), *own]
         rows.append(
             (contender.name, f"`{contender.train.method}`", " ".join(f"`{text}`" for text in settings), contender.base)
         )
     return _grid(("method", "row of `viewmill methods`", "settings of its own", "base"), rows)
+
+
+def _from_file(plan: Plan, value: Any) -> Any:
+    """A file of the study by its path from the study, which is the same wherever the command is called."""
+    is_path = isinstance(value, Path) or str(value).endswith(".toml")
+    return Path(os.path.relpath(value, plan.file.parent)).as_posix() if is_path else value
 
 
 def _panel(panel: Panel) -> list[str]:

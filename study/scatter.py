@@ -1,4 +1,4 @@
-"""The second picture of a study: one number of its trainings against another, a dot a seed, a name at their mean."""
+"""The second picture of a study: one number of its trainings against another, a dot a seed, a number at their mean."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from .picture import COLOURS, DARK, drawing, save
 from .plan import Plan
 from .table import Results
 
-HIGH = 3.6  # inches of a panel
+HIGH, KEYS = 4.0, 5  # inches of a panel; names in a line of the legend
 
 
 class Cloud(NamedTuple):
@@ -45,24 +45,39 @@ def clouds(plan: Plan, there: Results, panel: Scatter) -> list[Cloud]:
 
 
 def draw_scatters(plan: Plan, there: Results, target: Path) -> None:
-    """Draw every panel to the file `target`."""
+    """Draw every panel to the file `target`; each method has a number, since names would cover one another."""
+    shown = [clouds(plan, there, panel) for panel in plan.scatters]
+    names = list(dict.fromkeys(cloud.name for found in shown for cloud in found))
     columns = min(2, len(plan.scatters))
     lines = -(-len(plan.scatters) // columns)
-    with drawing(lines, columns, lines * HIGH + 0.4, plan.title) as (figure, grid):
-        for axes, panel in zip(grid.flat, plan.scatters, strict=False):
-            _panel(axes, plan, clouds(plan, there, panel), panel)
+    keys = -(-len(names) // KEYS)
+    with drawing(lines, columns, lines * HIGH + keys * 0.18 + 0.5, plan.title) as (figure, grid):
+        for axes, panel, found in zip(grid.flat, plan.scatters, shown, strict=False):
+            _panel(axes, plan, found, panel, names)
         for axes in list(grid.flat)[len(plan.scatters) :]:
             axes.set_axis_off()
+        marks = [
+            grid.flat[0].scatter([], [], marker=f"${number}$", s=30, color=_colour(plan, name))
+            for number, name in enumerate(names, 1)
+        ]
+        figure.legend(marks, names, loc="outside lower center", ncols=KEYS, frameon=False, fontsize=8)
         save(figure, target)
 
 
-def _panel(axes: Any, plan: Plan, found: Sequence[Cloud], panel: Scatter) -> None:
-    rows = list(dict.fromkeys(contender.train.method for contender in plan.contenders))  # a colour for each
-    numbers = {contender.name: rows.index(contender.train.method) for contender in plan.contenders}
+def _colour(plan: Plan, name: str) -> str:
+    """One for each row of `viewmill methods`; floors are grey."""
+    methods = {contender.name: contender.train.method for contender in plan.contenders}
+    rows = list(dict.fromkeys(methods.values()))
+    return COLOURS[rows.index(methods[name]) % len(COLOURS)] if name in methods else DARK
+
+
+def _panel(axes: Any, plan: Plan, found: Sequence[Cloud], panel: Scatter, names: Sequence[str]) -> None:
     for cloud in found:
-        colour = DARK if cloud.floor else COLOURS[numbers[cloud.name] % len(COLOURS)]
+        colour, (x, y) = _colour(plan, cloud.name), cloud.mean
         axes.scatter(*zip(*cloud.points, strict=True), s=9, color=colour, alpha=0.45, linewidths=0, zorder=2)
-        axes.scatter(*cloud.mean, s=34, marker="s" if cloud.floor else "o", color=colour, edgecolor="white", zorder=3)
+        axes.scatter(x, y, s=95, marker="s" if cloud.floor else "o", color=colour, edgecolor="white", zorder=3)
+        number = names.index(cloud.name) + 1
+        axes.text(x, y, number, color="white", fontsize=6.5, ha="center", va="center_baseline", zorder=4)
     for line in _lines(plan, found):
         axes.plot(*zip(*line, strict=True), color="#bbbbbb", linewidth=1, zorder=1)
     axes.set_title(panel.title, fontsize=9)
@@ -70,9 +85,8 @@ def _panel(axes: Any, plan: Plan, found: Sequence[Cloud], panel: Scatter) -> Non
     axes.set_ylabel(panel.y.label, fontsize=8)
     axes.grid(color="#eeeeee", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.margins(0.18, 0.12)
+    axes.margins(0.08)
     axes.spines[["top", "right"]].set_visible(False)
-    _name(axes, found)
 
 
 def _lines(plan: Plan, found: Sequence[Cloud]) -> list[list[tuple[float, float]]]:
@@ -84,29 +98,3 @@ def _lines(plan: Plan, found: Sequence[Cloud]) -> list[list[tuple[float, float]]
             key = (contender.train.method, contender.train.recipe, contender.base)
             sweeps.setdefault(key, []).append(means[contender.name])
     return [line for line in sweeps.values() if len(line) > 2]
-
-
-def _name(axes: Any, found: Sequence[Cloud]) -> None:
-    """Names beside the means, moved down where two would touch, with a thin line to what was moved away from."""
-    figure = axes.figure
-    figure.canvas.draw()
-    renderer, placed = figure.canvas.get_renderer(), list[Any]()
-    for cloud in sorted(found, key=lambda cloud: -cloud.mean[1]):
-        for step in range(40):
-            offset = (6, 4 - 7 * step) if step < 20 else (-6, 4 - 7 * (step - 20))
-            align = "left" if step < 20 else "right"
-            text = axes.annotate(
-                cloud.name,
-                cloud.mean,
-                xytext=offset,
-                textcoords="offset points",
-                fontsize=6.5,
-                color=DARK,
-                ha=align,
-                arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#999999"} if step % 20 > 1 else None,
-            )
-            box = text.get_window_extent(renderer)
-            if not any(box.overlaps(other) for other in placed) or step == 39:
-                placed.append(box)
-                break
-            text.remove()
