@@ -332,15 +332,16 @@ from viewmill.models import checkpoint, tensorfile
 from viewmill.models.writer import Writer
 real = os.fsync
 
-def slow(descriptor):
-    time.sleep(0.4)
+def held(descriptor):
+    while not Path(sys.argv[2]).exists():
+        time.sleep(0.01)
     real(descriptor)
 
-os.fsync = slow
+os.fsync = held
 with Writer(Path(sys.argv[1])) as writer:
     writer.submit(2, parts(2.0), {"step": 2, "value": 2.0})
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         writer.wait()
     except KeyboardInterrupt:
         print("interrupted", writer.saved, checkpoint.newest(Path(sys.argv[1])).checkpoint.facts["step"], flush=True)
@@ -348,19 +349,22 @@ with Writer(Path(sys.argv[1])) as writer:
 """
 
 
-@pytest.mark.chaos  # it signals within the time that a slowed write takes, which other work can use up
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_wait_that_is_interrupted_leaves_nothing_that_is_half_there(tmp_path, signals):
     """One interrupt: leaving waits and the checkpoint is complete. Two: it may be, or it does not count."""
     make(tmp_path, 1, 1.0)
-    command = [sys.executable, "-c", MAKES + WAITING, str(tmp_path)]
+    disk = tmp_path.with_name(f"{tmp_path.name}-goes-on")  # what the write waits for
+    command = [sys.executable, "-c", MAKES + WAITING, str(tmp_path), str(disk)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
-        assert waiting.stdout is not None
-        assert waiting.stdout.readline() == "waiting\n"
-        waiting.send_signal(signal.SIGINT)
-        assert waiting.stdout.readline() == "interrupted None 1\n"
-        if signals == 2:
+        try:
+            assert waiting.stdout is not None
+            assert waiting.stdout.readline() == "waiting\n"
             waiting.send_signal(signal.SIGINT)
+            assert waiting.stdout.readline() == "interrupted None 1\n"
+            if signals == 2:
+                waiting.send_signal(signal.SIGINT)
+        finally:
+            disk.touch()
         _, said = waiting.communicate(timeout=60)
     assert waiting.returncode in (-signal.SIGINT, 130)
     assert "KeyboardInterrupt" in said
