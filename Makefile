@@ -14,7 +14,7 @@ help: ## list the targets
 setup: ## system packages, virtual environment, pinned packages
 	@./setup.sh
 
-demo: setup ## render a data set, train on it, evaluate, draw: about 2 minutes on 2 cores
+demo: setup ## render a data set, train on it, evaluate, draw: about a minute on 2 cores
 	@$(bin)/python run.py demo $(ARGS)
 
 test: lint types ## lint, types and every test that needs no GPU, two files at a time
