@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from viewmill.journal.folder import replacing
+from viewmill.study.picture import save
 from viewmill.study.spread import Spread, paired, spread
 
 Lines = Sequence[dict[str, Any]]
@@ -221,7 +222,6 @@ def picture(found: Sequence[Group], target: Path, curve: Curve) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="lower right", frameon=False, fontsize=8)
         try:
-            with replacing(target) as partial:
-                figure.savefig(partial, format="png", dpi=200)
+            save(figure, target)
         finally:
             pyplot.close(figure)

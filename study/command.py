@@ -97,7 +97,8 @@ def _make(making: Making, jobs: Sequence[Job]) -> int:
     """Train and evaluate what has no result yet; returns the exit code of the study."""
     plan = making.plan
     there = results.of_plan(plan, results.read(plan.results), making.fingerprints)
-    missing = [job for job in jobs if job.key not in there and not _taken(making, job)]
+    others = results.beside(plan.results) if making.sharing else []
+    missing = [job for job in jobs if job.key not in there and not _taken(making, job, others)]
     done = f", {len(jobs) - len(missing)} of them made before" if len(missing) < len(jobs) else ""
     say(f"{plan.title}: {len(plan.contenders)} methods, {len(plan.seeds)} seeds; {len(jobs)} trainings{done}")
     for note in budgets(plan.contenders):
@@ -123,9 +124,9 @@ def _make(making: Making, jobs: Sequence[Job]) -> int:
     return 1 if failed else 0
 
 
-def _taken(making: Making, job: Job) -> bool:
-    """Whether another study's result has been taken over for the job."""
-    found = results.elsewhere(job, making.plan, making.fingerprints) if making.sharing else None
+def _taken(making: Making, job: Job, others: Sequence[tuple[results.Line, Path]]) -> bool:
+    """Whether a result of `others`, another study's, has been taken over for the job."""
+    found = results.of_settings(job, making.plan, making.fingerprints, others)
     if found is not None:
         line, path = found
         results.append(making.target, line)

@@ -131,18 +131,23 @@ def of_plan(plan: Plan, lines: Sequence[Line], fingerprints: Mapping[str, str]) 
     return found
 
 
-def elsewhere(job: Job, plan: Plan, fingerprints: Mapping[str, str]) -> tuple[Line, Path] | None:
-    """A result of the same settings that a study beside this one has, under this job's name, and its file."""
+def beside(path: Path) -> list[tuple[Line, Path]]:
+    """The results of studies in the same folder as the file `path`, each with its file."""
+    files = sorted(set(path.parent.glob("*.jsonl")) - {path, *_parts(path)})
+    return [(line, file) for file in files for line in filter(None, map(_parsed, file.read_bytes().split(b"\n")))]
+
+
+def of_settings(
+    job: Job, plan: Plan, fingerprints: Mapping[str, str], others: Sequence[tuple[Line, Path]]
+) -> tuple[Line, Path] | None:
+    """The first result of `others` that was made with the same settings, under this job's name, and its file."""
     settings = settings_of(job, plan, fingerprints)
-    for path in sorted(set(plan.results.parent.glob("*.jsonl")) - {plan.results, *_parts(plan.results)}):
-        for line in filter(None, map(_parsed, path.read_bytes().split(b"\n"))):
-            same = (
-                line["seed"] == job.seed and set(line["settings"]) <= set(settings) and not other(settings, line["settings"])
-            )
-            told = [score for score in line["evaluations"] if job.floors or score["encoder"] == OWN]
-            if same and (len({score["encoder"] for score in told}) > 1) == job.floors:
-                names = {"study": plan.file.stem, "name": job.contender.name, "base": job.contender.base}
-                return {**line, **names, "evaluations": told}, path
+    for line, path in others:
+        same = line["seed"] == job.seed and set(line["settings"]) <= set(settings) and not other(settings, line["settings"])
+        told = [score for score in line["evaluations"] if job.floors or score["encoder"] == OWN]
+        if same and (len({score["encoder"] for score in told}) > 1) == job.floors:
+            names = {"study": plan.file.stem, "name": job.contender.name, "base": job.contender.base}
+            return {**line, **names, "evaluations": told}, path
     return None
 
 

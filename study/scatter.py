@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .axes import OWN, RAW, Scatter, value_of
 from .picture import COLOURS, DARK, drawing, save
 from .plan import Plan
-from .table import Results
+from .table import Results, lines_of
 
 HIGH, KEYS = 4.0, 5  # inches of a panel; names in a line of the legend
 
@@ -30,7 +30,7 @@ def clouds(plan: Plan, there: Results, panel: Scatter) -> list[Cloud]:
     """What a panel shows; a method without both numbers is not in it."""
     found = list[Cloud]()
     for contender in plan.contenders:
-        lines = [there[contender.name, seed] for seed in plan.seeds if (contender.name, seed) in there]
+        lines = lines_of(plan, there, contender.name)
         names = list(dict.fromkeys(score["encoder"] for line in lines for score in line["evaluations"]))
         for encoder in names:
             known = [cloud.name for cloud in found]

@@ -63,6 +63,11 @@ def panels(plan: Plan, there: Results) -> list[Panel]:
     return [Panel(*key, protocols[key], [*_methods(plan, there, key), *_floors(plan, there, key)]) for key in keys]
 
 
+def lines_of(plan: Plan, there: Results, name: str) -> list[Line]:
+    """The results of a method, seed by seed."""
+    return [there[name, seed] for seed in plan.seeds if (name, seed) in there]
+
+
 def in_families(plan: Plan) -> list[tuple[str, str]]:
     """Name and base of every method, in the order of the file but for those with a base, which follow it."""
     bases, found = {contender.name: contender.base for contender in plan.contenders}, list[tuple[str, str]]()
@@ -106,7 +111,7 @@ def _floors(plan: Plan, there: Results, key: tuple[str, str]) -> list[Row]:
     """The floors, each once: of methods with another encoder those that differ, with the method's name."""
     found = list[Row]()
     for contender in plan.contenders:
-        lines = [there[contender.name, seed] for seed in plan.seeds if (contender.name, seed) in there]
+        lines = lines_of(plan, there, contender.name)
         names = dict.fromkeys(score["encoder"] for line in lines for score in line["evaluations"])
         for encoder in (name for name in names if name != OWN):
             values = _values(plan, there, contender.name, encoder, key)
@@ -169,7 +174,7 @@ def learned(plan: Plan, there: Results) -> list[tuple[str, ...]]:
     """What each method's log says of its last epoch, as means over seeds; "-" where it has no such thing."""
     rows = []
     for name, _ in in_families(plan):
-        lines = [there[name, seed] for seed in plan.seeds if (name, seed) in there]
+        lines = lines_of(plan, there, name)
         if not lines:
             continue
 
@@ -200,7 +205,7 @@ def informed(plan: Plan, there: Results) -> list[tuple[str, ...]]:
     floors = dict.fromkeys(score["encoder"] for line in there.values() for score in line["evaluations"])
     names += [(plan.contenders[0].name, floor, floor) for floor in floors if floor != OWN]
     for contender, name, encoder in names:
-        lines = [there[contender, seed] for seed in plan.seeds if (contender, seed) in there]
+        lines = lines_of(plan, there, contender)
         cells = []
         for axis, protocol in columns:
             values = [value for line in lines if (value := value_of(line, axis, protocol, encoder)) is not None]
