@@ -5,7 +5,7 @@ Shape suffixes: N = sampled images, Q = queries, K = their neighbours, S = side.
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,24 +79,21 @@ def views(shown: Sequence[Shown], recipes: Mapping[str, str]) -> Html:
         "What the network saw, made again from the run's plan: left the whole image, then its views in the last epochs, "
         "before normalisation and change of colour space. Could a person still tell that they are one image?"
     )
-    parts = []
-    for run, beton, _, reason, _ in shown:
-        if beton is None:
-            parts.append(_absent(run, reason, len(shown)))
-            continue
-        try:
-            made = views_of(run, beton, recipe_of_run(run, recipes))
-        except Gone as error:
-            parts.append(_absent(run, str(error), len(shown)))
-            continue
-        tiles = []
-        for place, row in enumerate(made.row_B.tolist()):
-            tiles.append(tile(made.originals[place], f"image {row}", most=VIEW))
-            tiles += [tile(pixels[place], f"image {row}, {which}", most=VIEW) for which, pixels in made.views]
-        strip = tag("div", *tiles, class_="tiles", style=f"--columns:{len(made.views) + 1}")
-        first, last = made.epochs[0], made.epochs[-1]
-        parts.append(_titled(run, f"epoch {last}" if first == last else f"epochs {first} to {last}", strip, len(shown)))
-    return section("views", "Views", note, tag("div", *parts, class_="grid wide"))
+    return section("views", "Views", note, _each(shown, lambda one: _views(one, recipes)))
+
+
+def _views(shown: Shown, recipes: Mapping[str, str]) -> tuple[str, Html]:
+    run, beton, *_ = shown
+    if beton is None:
+        raise Gone(shown.reason)
+    made = views_of(run, beton, recipe_of_run(run, recipes))
+    tiles = []
+    for place, row in enumerate(made.row_B.tolist()):
+        tiles.append(tile(made.originals[place], f"image {row}", most=VIEW))
+        tiles += [tile(pixels[place], f"image {row}, {which}", most=VIEW) for which, pixels in made.views]
+    first, last = made.epochs[0], made.epochs[-1]
+    told = f"epoch {last}" if first == last else f"epochs {first} to {last}"
+    return told, tag("div", *tiles, class_="tiles", style=f"--columns:{len(made.views) + 1}")
 
 
 def neighbours(shown: Sequence[Shown]) -> Html:
@@ -105,13 +102,12 @@ def neighbours(shown: Sequence[Shown]) -> Html:
         f"Left an image, then the {NEAREST} that are nearest to it by cosine of the frozen features, among a sample of the "
         "training images. ✓ and ✗ say whether their class is the same; the encoder never saw a class."
     )
-    parts = []
-    for run, beton, sample, reason, _ in shown:
-        if beton is None or sample is None:
-            parts.append(_absent(run, reason, len(shown)))
-            continue
-        parts.append(_titled(run, f"{len(sample.row_N):,} images", _neighbours(beton, sample, len(shown)), len(shown)))
-    return section("neighbours", "Nearest neighbours", note, tag("div", *parts, class_="grid wide"))
+
+    def told(one: Shown) -> tuple[str, Html]:
+        beton, sample = _sampled(one)
+        return f"{len(sample.row_N):,} images", _neighbours(beton, sample, len(shown))
+
+    return section("neighbours", "Nearest neighbours", note, _each(shown, told))
 
 
 def _neighbours(beton: Beton, sample: Sample, runs: int) -> Html:
@@ -181,15 +177,13 @@ def atlas(shown: Sequence[Shown]) -> Html:
         "Each dot is an image; near ones have similar features. An island of one colour is a class that the encoder tells "
         "apart; distances between far islands mean little. Point at a dot for its class; names switch classes on and off."
     )
-    parts = []
-    for run, beton, sample, reason, _ in shown:
-        if beton is None or sample is None:
-            parts.append(_absent(run, reason, len(shown)))
-            continue
-        place_N2, how = flat(sample.feature_NF)
-        picture = _scatter(place_N2, sample.label_N, classes_of(beton))
-        parts.append(_titled(run, f"{len(sample.row_N):,} images, {how}", picture, len(shown)))
-    return section("map", "Map of the embeddings", note, tag("div", *parts, class_="grid wide"))
+    return section("map", "Map of the embeddings", note, _each(shown, _atlas))
+
+
+def _atlas(shown: Shown) -> tuple[str, Html]:
+    beton, sample = _sampled(shown)
+    place_N2, how = flat(sample.feature_NF)
+    return f"{len(sample.row_N):,} images, {how}", _scatter(place_N2, sample.label_N, classes_of(beton))
 
 
 def _scatter(place_N2: np.ndarray, label_N: np.ndarray, names: Sequence[str]) -> Html:
@@ -210,10 +204,21 @@ def _scatter(place_N2: np.ndarray, label_N: np.ndarray, names: Sequence[str]) ->
     return tag("figure", picture, tag("output", class_="under"), *keys, class_="map")
 
 
-def _titled(run: Run, told: str, part: Html, runs: int) -> Html:
-    head = tag("p", tag("b", run.name), " ", told, class_="whose") if runs > 1 else tag("p", told, class_="whose")
-    return tag("div", head, part)
+def _sampled(shown: Shown) -> tuple[Beton, Sample]:
+    if shown.beton is None or shown.sample is None:
+        raise Gone(shown.reason)
+    return shown.beton, shown.sample
 
 
-def _absent(run: Run, reason: str, runs: int) -> Html:
-    return tag("div", tag("p", tag("b", f"{run.name}: ") if runs > 1 else None, f"Not shown: {reason}.", class_="absent"))
+def _each(shown: Sequence[Shown], picture: Callable[[Shown], tuple[str, Html]]) -> Html:
+    """What `picture` makes of each run, below its words, or why it made nothing; each run is named where there are more."""
+    parts = []
+    for one in shown:
+        name = tag("b", one.run.name) if len(shown) > 1 else None
+        try:
+            told, part = picture(one)
+        except Gone as error:
+            parts.append(tag("div", tag("p", name, ": " if name else "", f"Not shown: {error}.", class_="absent")))
+        else:
+            parts.append(tag("div", tag("p", name, " " if name else "", told, class_="whose"), part))
+    return tag("div", *parts, class_="grid wide")
