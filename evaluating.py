@@ -1,10 +1,10 @@
 """`viewmill evaluate`: what a run's frozen encoder is worth on labelled images, beside the floors that it has to beat."""
 
-import itertools
 import json
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from .commands import Evaluate
 from .datasets import open_images, refusing
 from .evaluation.features import RAW_PIXELS, Features, Pair, Shown, augmented, extract, raw_pixels
 from .evaluation.protocols import Options, Told, measure
-from .evaluation.store import identity_of, kept
+from .evaluation.store import digest_of, identity_of, kept, scores_of
 from .evaluation.tasks import Task, class_task, column_task
 from .journal.dashboard import counting, say, table
 from .pipeline.beton import Beton
@@ -99,12 +99,15 @@ def _of_data_set(config: Evaluate, options: Options, contenders: dict[str, Shown
     found: list[list[Result]] = [[] for _ in data.tasks]
     for name, shown in contenders.items():
         pair, copies = _features(config, name, shown, data)
+        digest = digest_of(pair) if config.cache and not copies else ""
         for place, task in enumerate(data.tasks):
             with counting(f"{data.name}, {task.name}: {name}") as progress:
-                done = itertools.count(1)
-                then = lambda done=done, progress=progress: progress(next(done), len(options.protocols))  # noqa: E731
-                measured = measure(pair, task, options, copies=copies, then=then)
-            found[place] += [Result(data, task, name, told) for told in measured]
+                for done, protocol in enumerate(options.protocols, 1):
+                    one = options._replace(protocols=(protocol,))
+                    make = partial(measure, pair, task, one, copies=copies)
+                    told = scores_of(digest, task, one, make) if digest else make()
+                    found[place] += [Result(data, task, name, each) for each in told]
+                    progress(done, len(options.protocols))
     return found
 
 

@@ -42,7 +42,7 @@ class Evaluate:
     floors: bool = True
     """Measure raw pixels and the untrained encoder too."""
     cache: bool = True
-    """Keep extracted features in the user's cache, and use those that are there."""
+    """Keep extracted features and scores in the user's cache, and use those that are there."""
     ema: bool = False
     """The moving average of the weights, instead of the weights themselves."""
     seed: int = 0

@@ -5,7 +5,7 @@ Nothing is chosen by the test images: they are told once, by what the training i
 Shape suffixes: N = training images, I = some of them, Q = test images, F = features, C = classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -62,10 +62,8 @@ class Asked(NamedTuple):
     """Features of augmented training images, a copy an epoch in turn."""
 
 
-def measure(
-    pair: Pair, task: Task, options: Options, *, copies: Sequence[Tensor] = (), then: Callable[[], None] = lambda: None
-) -> list[Told]:
-    """The scores of every protocol that `options` name; `then` is called after each."""
+def measure(pair: Pair, task: Task, options: Options, *, copies: Sequence[Tensor] = ()) -> list[Told]:
+    """The scores of every protocol that `options` name."""
     known, asked = pair
     given = Asked(
         known.feature_NF,
@@ -75,11 +73,7 @@ def measure(
         len(task.classes),
         copies,
     )
-    found = []
-    for name in options.protocols:
-        found += PROTOCOLS[name](given, options)
-        then()
-    return found
+    return [told for name in options.protocols for told in PROTOCOLS[name](given, options)]
 
 
 def _knn(given: Asked, options: Options) -> Iterator[Told]:

@@ -1,15 +1,18 @@
-"""Extracted features, kept in the user's cache: one safetensors file for an encoder, what it was shown, and a data set.
+"""Extracted features and scores, kept in the user's cache: a second evaluation of a run reads them in a second.
 
-A second evaluation of a run reads them in a second. A file that is damaged, or cannot be written, costs the time of another
-extraction and nothing else.
+Features are one safetensors file for an encoder, what it was shown, and a data set. Scores are one JSON file for the
+features and labels of both sides and a protocol: those of raw pixels, whose probe takes longer than any encoder's, are told
+once for all runs. A file that is damaged, or cannot be written, costs the time of making it again and nothing else.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,11 +21,15 @@ from torch import Tensor, nn
 
 from ..pipeline.beton import Beton
 from ..pipeline.manifest import cache_folder
-from .features import Features, Shown
+from .features import Features, Pair, Shown
+from .protocols import Options, Told
+from .scores import Interval, Score
+from .tasks import Task
 
 FORMAT = 1  # to be raised with anything that changes what features are of the same encoder and images
+SCORES = 1  # the same of scores, of the same features and options
 KEPT_BYTES = 10 * 2**30
-"""What all files together may take; the ones that were used longest ago go first."""
+"""What all features together may take, and all scores; the ones that were used longest ago go first."""
 
 
 def identity_of(model: nn.Module, description: str) -> str:
@@ -40,17 +47,39 @@ def kept(shown: Shown, beton: Beton, make: Callable[[], Features], *, engine_nam
         return make()
     # engines differ by a level of 255 in some pixels, so features of one are not those of another
     facts = (FORMAT, shown.identity, repr(shown.recipe), engine_name, beton.fingerprint, len(beton))
-    path = _folder() / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:40]}.safetensors"
+    path = _named("features", facts, "safetensors")
     found = _read(path)
     if found is None:
-        found = make()
+        found = made = make()
         with suppress(OSError, SafetensorError):  # no room, or a read-only home: it is made again the next time
-            _write(path, found)
+            tensors = {name: tensor.contiguous() for name, tensor in made._asdict().items()}
+            _write(path, lambda partial: save_file(tensors, partial, metadata={"digest": _digest(made)}))
     return found
 
 
-def _folder() -> Path:
-    return cache_folder() / "features"
+def digest_of(pair: Pair) -> str:
+    """What tells the features of two files from any others."""
+    return " ".join(map(_digest, pair))
+
+
+def scores_of(digest: str, task: Task, options: Options, make: Callable[[], list[Told]]) -> list[Told]:
+    """The scores of an earlier time of the same features, labels and options where they are whole, else `make`'s, kept now.
+
+    `digest` is that of the features.
+    """
+    labels = [hashlib.sha256(_bytes(label_N)).hexdigest() for label_N in (task.train_label_N, task.test_label_N)]
+    path = _named("scores", (SCORES, torch.__version__, digest, labels, len(task.classes), tuple(options)), "json")
+    found = _scores(path)
+    if found is None:
+        found = make()
+        text = json.dumps([_plain(told) for told in found])
+        with suppress(OSError):
+            _write(path, lambda partial: partial.write_text(f"{_stamp(text)}\n{text}"))
+    return found
+
+
+def _named(kind: str, facts: tuple[object, ...], suffix: str) -> Path:
+    return cache_folder() / kind / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:40]}.{suffix}"
 
 
 def _read(path: Path) -> Features | None:
@@ -64,13 +93,33 @@ def _read(path: Path) -> Features | None:
     return found if stamp == _digest(found) else None
 
 
-def _write(path: Path, features: Features) -> None:
+def _scores(path: Path) -> list[Told] | None:
+    try:
+        stamp, _, text = path.read_text().partition("\n")
+        os.utime(path)
+    except (OSError, ValueError):
+        return None
+    return [_told(**fields) for fields in json.loads(text)] if stamp == _stamp(text) else None
+
+
+def _plain(told: Told) -> dict[str, Any]:
+    return {"name": told.name, **told.score._asdict(), "confusion_CC": told.score.confusion_CC.tolist()}
+
+
+def _told(*, name: str, top1: list[float], confusion_CC: list[list[int]], **rest: Any) -> Told:
+    return Told(name, Score(top1=Interval(*top1), confusion_CC=torch.tensor(confusion_CC), **rest))
+
+
+def _stamp(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write(path: Path, fill: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
         partial = Path(file.name)
     try:
-        tensors = {name: tensor.contiguous() for name, tensor in features._asdict().items()}
-        save_file(tensors, partial, metadata={"digest": _digest(features)})
+        fill(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -79,7 +128,7 @@ def _write(path: Path, features: Features) -> None:
 
 def _prune(newest: Path) -> None:
     """Remove what was used longest ago until the rest fits; the newest stays, whatever its size."""
-    files = [(path.stat(), path) for path in newest.parent.glob("*.safetensors") if path != newest]
+    files = [(path.stat(), path) for path in newest.parent.glob(f"*{newest.suffix}") if path != newest]
     left = sum(status.st_size for status, _ in files) + newest.stat().st_size
     for status, path in sorted(files, key=lambda each: each[0].st_mtime):
         if left <= KEPT_BYTES:

@@ -93,11 +93,12 @@ def test_the_accuracy_is_scikit_learns_on_the_same_features(trained, data, capsy
     assert answer["top1"] == pytest.approx(judge.score(asked.feature_NF, asked.label_N))
 
 
-def test_the_second_time_features_come_from_the_cache_and_the_numbers_are_the_same(trained, data, cache, capsys):
+def test_the_second_time_features_and_scores_come_from_the_cache_and_the_numbers_are_the_same(trained, data, cache, capsys):
     both = ("--train", data["known"], "--test", data["asked"], "--protocols", "knn", "ridge", "--json")
     assert evaluate(trained, *both) == 0
     first = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(list(cache.iterdir())) == 4  # two encoders, two files; raw pixels are not worth their place
+    assert len(list((cache.parent / "scores").iterdir())) == 6  # two protocols of three encoders
     assert evaluate(trained, *both) == 0
     second = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line | {"time": 0} for line in first] == [line | {"time": 0} for line in second]

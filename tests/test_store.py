@@ -1,4 +1,4 @@
-"""Features that are kept: the same bytes again, and never those of another encoder, another view or another file."""
+"""What is kept: the same features and scores again, and never those of another encoder, another view or another file."""
 
 import os
 
@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from viewmill.evaluation import store
-from viewmill.evaluation.features import Features, Pixels, Shown, augmented, batches, extract, mild, raw_pixels, unseen
+from viewmill.evaluation.features import Features, Pair, Pixels, Shown, augmented, batches, extract, mild, raw_pixels, unseen
+from viewmill.evaluation.protocols import Options, measure
+from viewmill.evaluation.tasks import Task
 from viewmill.pipeline.beton import open_beton
 from viewmill.pipeline.recipe import weak
 
@@ -108,10 +110,50 @@ def test_a_damaged_file_is_made_again(beton, cache, harm):
     assert torch.equal(load_file(path)["feature_NF"], whole.feature_NF)
 
 
+def told(features, options, calls, label_N=None):
+    """The scores of `features` on both sides, through the cache."""
+    label_N = torch.arange(300) % 3 if label_N is None else label_N
+    task, pair = Task("thirds", label_N, label_N, ("a", "b", "c")), Pair(features, features)
+
+    def make():
+        calls.append(1)
+        return measure(pair, task, options)
+
+    return store.scores_of(store.digest_of(pair), task, options, make)
+
+
+def test_scores_of_the_same_features_labels_and_options_are_told_once(beton, cache):
+    features, calls = made(raw_pixels(16), beton), []
+    options = Options(("knn", "ridge"), k=(5,))
+    first, again = told(features, options, calls), told(features, options, calls)
+    assert len(calls) == 1
+    assert [store._plain(one) for one in again] == [store._plain(one) for one in first]
+    assert [one.score.confusion_CC.dtype for one in again] == [torch.int64] * 2
+    told(features._replace(feature_NF=features.feature_NF + 1), options, calls)
+    told(features, options._replace(k=(6,)), calls)
+    told(features, options, calls, torch.arange(300) % 2)
+    assert len(calls) == 4
+    assert {path.suffix for path in (cache.parent / "scores").iterdir()} == {".json"}
+
+
+@pytest.mark.parametrize("harm", [b"", b"{", b"\xff", b"0\n[]"])
+def test_damaged_scores_are_made_again(beton, cache, harm):
+    features, calls, options = made(raw_pixels(16), beton), [], Options(("knn",), k=(5,))
+    first = told(features, options, calls)
+    (path,) = (cache.parent / "scores").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(harm)
+    assert told(features, options, calls)[0].score.top1 == first[0].score.top1
+    assert len(calls) == 2
+    assert path.read_bytes() == whole
+
+
 def test_where_nothing_can_be_written_the_features_are_there_all_the_same(beton, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert len(made(shown(), beton).row_N) == 300
+    features = made(shown(), beton)
+    assert len(features.row_N) == 300
+    assert len(told(features, Options(("knn",), k=(5,)), [])) == 1
 
 
 def test_what_was_used_longest_ago_makes_room(beton, cache, monkeypatch):
