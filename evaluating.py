@@ -103,9 +103,8 @@ def _of_data_set(config: Evaluate, options: Options, contenders: dict[str, Shown
         for place, task in enumerate(data.tasks):
             with counting(f"{data.name}, {task.name}: {name}") as progress:
                 for done, protocol in enumerate(options.protocols, 1):
-                    one = options._replace(protocols=(protocol,))
-                    make = partial(measure, pair, task, one, copies=copies)
-                    told = scores_of(digest, task, one, make) if digest else make()
+                    make = partial(measure, pair, task, options._replace(protocols=(protocol,)), copies=copies)
+                    told = scores_of(protocol, digest, task, options, make) if digest else make()
                     found[place] += [Result(data, task, name, each) for each in told]
                     progress(done, len(options.protocols))
     return found

@@ -143,3 +143,10 @@ def _joined(parts: Sequence[Score], words: str) -> Score:
 
 
 PROTOCOLS = {"knn": _knn, "linear": _linear, "ridge": _ridge, "low-shot": _low_shot}
+DEPENDS = {
+    "knn": ("k", "temperature", "seed"),
+    "linear": ("epochs", "seed"),
+    "ridge": ("seed",),
+    "low-shot": ("shots", "draws", "seed"),
+}
+"""Which options each of them reads: what a score that is kept is kept for."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..pipeline.beton import Beton
 from ..pipeline.manifest import cache_folder
 from .features import Features, Pair, Shown
-from .protocols import Options, Told
+from .protocols import DEPENDS, Options, Told
 from .scores import Interval, Score
 from .tasks import Task
 
@@ -62,13 +62,14 @@ def digest_of(pair: Pair) -> str:
     return " ".join(map(_digest, pair))
 
 
-def scores_of(digest: str, task: Task, options: Options, make: Callable[[], list[Told]]) -> list[Told]:
+def scores_of(protocol: str, digest: str, task: Task, options: Options, make: Callable[[], list[Told]]) -> list[Told]:
     """The scores of an earlier time of the same features, labels and options where they are whole, else `make`'s, kept now.
 
-    `digest` is that of the features.
+    `digest` is that of the features. Options that `protocol` does not read do not count.
     """
     labels = [hashlib.sha256(_bytes(label_N)).hexdigest() for label_N in (task.train_label_N, task.test_label_N)]
-    path = _named("scores", (SCORES, torch.__version__, digest, labels, len(task.classes), tuple(options)), "json")
+    read = [getattr(options, name) for name in DEPENDS[protocol]]
+    path = _named("scores", (SCORES, torch.__version__, digest, labels, len(task.classes), protocol, read), "json")
     found = _scores(path)
     if found is None:
         found = make()

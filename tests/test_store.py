@@ -10,7 +10,7 @@ from torch import nn
 
 from viewmill.evaluation import store
 from viewmill.evaluation.features import Features, Pair, Pixels, Shown, augmented, batches, extract, mild, raw_pixels, unseen
-from viewmill.evaluation.protocols import Options, measure
+from viewmill.evaluation.protocols import DEPENDS, Options, measure
 from viewmill.evaluation.tasks import Task
 from viewmill.pipeline.beton import open_beton
 from viewmill.pipeline.recipe import weak
@@ -111,7 +111,7 @@ def test_a_damaged_file_is_made_again(beton, cache, harm):
 
 
 def told(features, options, calls, label_N=None):
-    """The scores of `features` on both sides, through the cache."""
+    """The scores of `features` on both sides by the one protocol of `options`, through the cache."""
     label_N = torch.arange(300) % 3 if label_N is None else label_N
     task, pair = Task("thirds", label_N, label_N, ("a", "b", "c")), Pair(features, features)
 
@@ -119,21 +119,37 @@ def told(features, options, calls, label_N=None):
         calls.append(1)
         return measure(pair, task, options)
 
-    return store.scores_of(store.digest_of(pair), task, options, make)
+    return store.scores_of(*options.protocols, store.digest_of(pair), task, options, make)
 
 
 def test_scores_of_the_same_features_labels_and_options_are_told_once(beton, cache):
     features, calls = made(raw_pixels(16), beton), []
-    options = Options(("knn", "ridge"), k=(5,))
-    first, again = told(features, options, calls), told(features, options, calls)
+    options = Options(("knn",), k=(5,))
+    first, again = told(features, options, calls), told(features, options._replace(epochs=7, shots=()), calls)
     assert len(calls) == 1
     assert [store._plain(one) for one in again] == [store._plain(one) for one in first]
-    assert [one.score.confusion_CC.dtype for one in again] == [torch.int64] * 2
+    assert again[0].score.confusion_CC.dtype == torch.int64
     told(features._replace(feature_NF=features.feature_NF + 1), options, calls)
     told(features, options._replace(k=(6,)), calls)
     told(features, options, calls, torch.arange(300) % 2)
-    assert len(calls) == 4
+    told(features, options._replace(protocols=("ridge",)), calls)
+    assert len(calls) == 5
     assert {path.suffix for path in (cache.parent / "scores").iterdir()} == {".json"}
+
+
+@pytest.mark.parametrize("protocol", DEPENDS)
+def test_what_a_protocol_reads_is_what_its_scores_are_kept_for(beton, protocol):
+    read = set()
+
+    class Watched(Options):
+        def __getattribute__(self, name):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    features, label_N = made(raw_pixels(16), beton), torch.arange(300) % 3
+    task = Task("thirds", label_N, label_N, ("a", "b", "c"))
+    measure(Pair(features, features), task, Watched((protocol,), k=(5,), epochs=1, shots=(1,), draws=1))
+    assert read & set(Options._fields) == {"protocols", *DEPENDS[protocol]}
 
 
 @pytest.mark.parametrize("harm", [b"", b"{", b"\xff", b"0\n[]"])
