@@ -104,14 +104,17 @@ def _nearest(row_ND: Tensor, centroid_CD: Tensor, centre_1D: Tensor) -> tuple[Te
     clusters, highest = len(centroid_CD), torch.finfo(row_ND.dtype).max
     moved_CD = centroid_CD - centre_1D
     bias_C = moved_CD.square().sum(dim=1) / 2 + (moved_CD * centre_1D).sum(dim=1)
-    # in whole groups: the clusters added at the end are ones that nothing is near to
+    # blocks are square where there are clusters enough: wide, flat ones run a matrix product at under half its speed. They
+    # are equally wide, of whole groups: a narrower last one may round otherwise, and equal clusters would differ
     group = min(GROUP, clusters)
-    moved_CD = F.pad(moved_CD, (0, 0, 0, -clusters % group))
-    bias_C = F.pad(bias_C, (0, -clusters % group), value=highest)
+    groups = -(-clusters // group)
+    blocks = -(-groups // max(1, min(groups, math.isqrt(_block(row_ND)) // group)))
+    width = -(-groups // blocks) * group
+    more = blocks * width - clusters  # clusters that nothing is near to
+    moved_CD = F.pad(moved_CD, (0, 0, 0, more))
+    bias_C = F.pad(bias_C, (0, more), value=highest)
     label_N = torch.zeros_like(row_ND[:, 0], dtype=torch.int64)
     score_N = torch.full_like(row_ND[:, 0], highest)
-    # blocks are square where there are clusters enough: wide, flat ones run a matrix product at under half its speed
-    width = max(1, min(len(bias_C), math.isqrt(_block(row_ND))) // group) * group
     height = max(1, _block(row_ND) // width)
     # one block for all: fresh memory for each took 4 % of the time
     block = row_ND.new_empty(min(height, len(row_ND)) * width)
