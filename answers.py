@@ -1,8 +1,8 @@
 """The commands that answer a question: what there is to train, and what works on this machine."""
 
 from .commands import Doctor, Methods
+from .console import table
 from .datasets import refusing
-from .journal.dashboard import table
 from .journal.log import versions
 from .objectives.methods import METHODS
 from .settings import choices, method_named, summary, values

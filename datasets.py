@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from .commands import Convert, Inspect, Split, Subset
-from .journal.dashboard import bars, counting, duration, say, table
-from .journal.folder import Refused
+from .console import bars, counting, duration, say, table
+from .errors import Refused
 from .pipeline import examine, select
 from .pipeline.beton import Beton, open_beton
 from .pipeline.convert import Estimate

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from .commands import Demo, Train
+from .console import counting, duration, say, table
+from .errors import Refused
 from .evaluation.features import RAW_PIXELS, Pair, Shown, extract, raw_pixels
 from .evaluation.protocols import Options, measure
 from .evaluation.scores import Score
 from .evaluation.tasks import Task, class_task, column_task
-from .journal.dashboard import counting, duration, say, table
-from .journal.folder import Refused
 from .pipeline import factors
 from .pipeline.beton import Beton, open_beton
 from .pipeline.convert import convert

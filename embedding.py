@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from .commands import Embed
+from .console import counting, say
 from .datasets import open_images, refusing
+from .errors import Refused
 from .evaluation.features import BATCH, Features, Shown, batches
-from .journal.dashboard import counting, say
-from .journal.folder import Refused, replacing
+from .files.opening import replacing
 from .pipeline.manifest import read_columns, read_manifest
 from .pipeline.recipe import weak
 from .pipeline.sources.arrow import pyarrow

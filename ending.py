@@ -8,19 +8,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .console import say
 from .datasets import refusing
-from .journal.dashboard import say
-from .journal.folder import Refused, locked, write_json
+from .errors import Failed, Refused
+from .journal.folder import locked, write_json
 from .journal.signals import end_with_launcher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 REASONS = {0: "done", 75: "stopped early by a signal", 130: "interrupted"}
-
-
-class Failed(RuntimeError):
-    """A run that cannot go on, for a reason that needs no trace; the message names step, cause and remedy. Exit code 1."""
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 
 from .commands import Evaluate
+from .console import counting, say, table
 from .datasets import open_images, refusing
 from .evaluation.features import RAW_PIXELS, Features, Pair, Shown, augmented, extract, raw_pixels
 from .evaluation.protocols import Options, Told, measure
 from .evaluation.store import digest_of, identity_of, kept, scores_of
 from .evaluation.tasks import Task, class_task, column_task
-from .journal.dashboard import counting, say, table
 from .pipeline.beton import Beton
 from .pipeline.engine import choose
 from .pipeline.recipe import weak

@@ -60,11 +60,12 @@ import tyro
 from . import commands
 from .answers import doctor, methods
 from .commands import Bench, Demo, Train
+from .console import say, settle_streams
 from .datasets import convert, inspect, open_images, refusing, split, subset
-from .ending import REASONS, Failed, left_out, noting_refusals, starting
+from .ending import REASONS, left_out, noting_refusals, starting
+from .errors import Failed, Refused
 from .journal.clock import Clock
-from .journal.dashboard import say
-from .journal.folder import Refused, recorded, settle_config
+from .journal.folder import recorded, settle_config
 from .journal.signals import deferred
 from .limits import FREE, method_of
 from .objectives.method import Method
@@ -352,6 +353,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line (the demo where it is empty), run the command, return the exit code."""
+    settle_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     command = tyro.cli(commands.Command, prog="viewmill", description=__doc__, args=arguments or ["demo"])
     try:

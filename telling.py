@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .commands import Train
-from .ending import Failed
+from .console import duration, opening, say, table
+from .errors import Failed
 from .journal.clock import Clock
-from .journal.dashboard import Progressed, Screen, bound_line, dashboard, duration, opening, say, table
+from .journal.dashboard import Progressed, Screen, bound_line, dashboard
 from .journal.log import Log
 from .limits import peak_rate
 from .models.rates import rate_at

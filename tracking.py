@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .journal.dashboard import say
+from .console import say
 from .journal.folder import write_json
 
 if TYPE_CHECKING:

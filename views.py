@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .commands import Train
-from .journal.dashboard import say
+from .console import say
 from .journal.folder import recorded
 from .objectives.method import Method, candidate_count
 from .objectives.parts import Everything

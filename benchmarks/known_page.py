@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from viewmill.journal.folder import replacing
+from viewmill.files.opening import replacing
 from viewmill.study.picture import save
 from viewmill.study.spread import Spread, paired, spread
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..commands import Bench
-from ..journal.dashboard import say, table
-from ..journal.folder import Refused
+from ..console import say, table
+from ..errors import Refused
 from ..journal.log import hardware, versions
 from ..objectives import bank
 from ..objectives.bounds import info_nce

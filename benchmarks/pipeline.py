@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from ..commands import Bench
+from ..console import say, table
 from ..datasets import refusing
-from ..journal.dashboard import say, table
 from ..journal.log import hardware, versions
 from ..pipeline.beton import JPEG, Beton, open_beton
 from ..pipeline.engine import ENGINES, survey

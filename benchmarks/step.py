@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ..commands import Bench
+from ..console import say, table
 from ..datasets import open_images
-from ..journal.dashboard import say, table
-from ..journal.folder import Refused
+from ..errors import Refused
 from ..journal.log import hardware, versions
 from ..pipeline import factors
 from ..pipeline.beton import Beton, open_beton

@@ -1,8 +1,8 @@
 """`viewmill export`: a run's encoder in the layout of a library, which has loaded it and sees what it sees."""
 
 from ..commands.export import Export
+from ..console import say
 from ..datasets import refusing
-from ..journal.dashboard import say
 from ..pipeline.manifest import file_sha256
 from . import place, to_detectron2, to_encoder, to_onnx, to_timm, to_torchvision, to_transformers
 from .card import Said, card

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..journal.folder import settle_name
+from ..files.opening import settle_name
 from ..models.tensorfile import write_bytes
 from ..pipeline.target import FULL
 

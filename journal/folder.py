@@ -16,11 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .dashboard import say
-
-
-class Refused(ValueError):
-    """Input that cannot be used; the message names it, the limit and the remedy. Exit code 2."""
+from ..console import say
+from ..errors import Refused
+from ..files.opening import replacing
 
 
 @contextmanager
@@ -105,30 +103,7 @@ def recorded(folder: Path) -> dict[str, Any]:
     return read_config(folder) if (folder / "config.json").exists() else {}
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yields a path beside `target`: what is written there takes its place as the block ends; if it fails it is removed."""
-    partial = target.with_name(target.name + ".partial")
-    try:
-        yield partial
-        os.replace(partial, target)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def settle_name(path: Path) -> None:
-    """Let the name that `path` has just got survive a power cut, on file systems that know how."""
-    with suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

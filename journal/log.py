@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from .folder import settle_name
+from ..files.opening import settle_name
 
 PACKAGES = ("viewmill", "torch", "torchvision", "accelerate", "ffcv", "numba", "numpy", "pillow", "safetensors")
 KEPT = 10_000  # records in memory while the disk takes none: 20 MB of a training's

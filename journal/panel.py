@@ -10,6 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ..console import duration
+
 MOST_COLUMNS = 120
 STALE_S = 30.0  # without a reading for that long the panel says so
 WARNINGS = 5
@@ -42,15 +44,6 @@ class Progressed(NamedTuple):
     saved_step: int | None
     """Step of the newest checkpoint, and its age."""
     saved_age_s: float | None
-
-
-def duration(seconds: float) -> str:
-    """2:03, 1:02:03 or 4 d 1:02:03."""
-    minutes, second = divmod(round(max(seconds, 0)), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    clock = f"{hour}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-    return f"{days} d {clock}" if days else clock
 
 
 def bound_line(now: Progressed) -> str:

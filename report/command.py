@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..commands.report import Report
+from ..console import say
 from ..datasets import refusing
-from ..journal.dashboard import say
-from ..journal.folder import replacing
+from ..files.opening import replacing
 from .markup import size
 
 

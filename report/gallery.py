@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..journal.dashboard import counting
+from ..console import counting
 from ..pipeline.beton import Beton
 from ..pipeline.picture import originals
 from .charts import COLOURS, svg

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..datasets import open_images
-from ..journal.folder import Refused
+from ..errors import Refused
 from ..pipeline.beton import Beton
 from ..pipeline.cache import cached_path
 from ..pipeline.loader import BetonLoader, ViewBatch

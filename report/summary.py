@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from ..journal.dashboard import duration
+from ..console import duration
 from .charts import colour, cut
 from .curve import number
 from .markup import Html, joined, section, share, short, table, tag

@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import NamedTuple
 
 from ..commands.study import Study
+from ..console import duration, say
 from ..datasets import refusing
-from ..journal.dashboard import duration, say
-from ..journal.folder import Refused
+from ..errors import Refused
 from ..journal.signals import deferred
 from ..pipeline.beton import Beton
 from . import results

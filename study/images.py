@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..console import counting, say
 from ..datasets import open_images
-from ..journal.dashboard import counting, say
 from ..pipeline import factors
 from ..pipeline.beton import Beton
 from ..pipeline.convert import convert

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..journal.dashboard import duration, say, table
-from ..journal.folder import replacing
+from ..console import duration, say, table
+from ..files.opening import replacing
 from .matched import budgets
 from .plan import Plan
 from .results import Line

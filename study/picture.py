@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..journal.folder import replacing
+from ..files.opening import replacing
 from .table import Panel, families
 
 WIDE, ROW, AROUND = 9.0, 0.26, 1.0  # inches: of the picture, of a method, of a panel's frame; at 100 a 900 px picture

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..journal.folder import Refused, locked
+from ..errors import Refused
+from ..journal.folder import locked
 from ..journal.signals import EXIT_CODES, PR_SET_PDEATHSIG
 
 PROGRAM = Path(__file__).resolve().parent.parent / "run.py"

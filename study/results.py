@@ -16,8 +16,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..journal.dashboard import say
-from ..journal.folder import read_config, replacing
+from ..console import say
+from ..files.opening import replacing
+from ..journal.folder import read_config
 from ..pipeline.beton import Beton
 from .axes import OWN
 from .matched import digest_of, other, settings_of

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from ..journal.dashboard import duration
+from ..console import duration
 from .axes import OWN, RAW, Axis, value_of
 from .plan import Plan
 from .results import Line

@@ -9,7 +9,7 @@ from viewmill import run
 from viewmill.benchmarks import launched, step
 from viewmill.benchmarks.measured import Measured
 from viewmill.commands import Bench
-from viewmill.journal.folder import Refused
+from viewmill.errors import Refused
 
 TOY = {"width": 4, "size": 16, "batch": 16}
 ADDED = ("finiteness guard", "moving average", "running statistics kept", "seed of the step", "online probe")

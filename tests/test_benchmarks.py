@@ -9,7 +9,7 @@ from PIL import Image
 
 from viewmill.benchmarks import objective
 from viewmill.commands import Bench
-from viewmill.journal.folder import Refused
+from viewmill.errors import Refused
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,10 +13,11 @@ from contextlib import closing, suppress
 import pytest
 from rich.console import Console
 
+from viewmill.console import duration, opening, say
 from viewmill.journal import dashboard as screens
 from viewmill.journal.clock import Clock
-from viewmill.journal.dashboard import History, dashboard, opening, say
-from viewmill.journal.panel import Progressed, bound_line, duration, frame, plain_line, sparkline
+from viewmill.journal.dashboard import History, dashboard
+from viewmill.journal.panel import Progressed, bound_line, frame, plain_line, sparkline
 from viewmill.journal.region import Region
 
 NOW = Progressed(
@@ -288,7 +289,8 @@ def test_a_region_of_a_closed_terminal_is_left_alone(terminal):
 
 
 LIVE = """
-from viewmill.journal.dashboard import dashboard, opening, say
+from viewmill.console import opening, say
+from viewmill.journal.dashboard import dashboard
 from viewmill.journal.panel import Progressed
 opening("a run", [("images", "5,000")])
 with dashboard("a title", visible=True) as screen:

@@ -23,10 +23,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from viewmill.commands.export import Export
+from viewmill.errors import Refused
 from viewmill.export import command, compare, place, to_onnx
 from viewmill.export.command import TARGETS, export
 from viewmill.export.trained import load
-from viewmill.journal.folder import Refused, write_json
+from viewmill.journal.folder import write_json
 from viewmill.models import checkpoint, layouts
 from viewmill.models.encoders import DESIGNS, ResNet
 from viewmill.models.network import Architecture, Network

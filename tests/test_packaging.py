@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("benchmarks", "commands", "evaluation", "export", "journal", "models", "objectives", "pipeline", "report")
-ROOMS = (*ROOMS, "study", "transfer")
+ROOMS = (*ROOMS, "study", "transfer", "files")
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,8 @@ def test_the_script_converts_from_a_folder_of_any_name_without_being_installed(p
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.beton").exists()
+
+
+def test_the_image_is_built_from_every_room():
+    let_through = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{room}" for room in ROOMS} <= set(let_through)

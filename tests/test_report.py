@@ -20,7 +20,7 @@ from PIL import Image
 
 from viewmill.commands import Train
 from viewmill.commands.report import Report
-from viewmill.journal.folder import Refused
+from viewmill.errors import Refused
 from viewmill.journal.log import Log
 from viewmill.objectives.methods import METHODS
 from viewmill.pipeline.beton import open_beton

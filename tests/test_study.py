@@ -18,7 +18,8 @@ from PIL import Image
 
 from viewmill.commands import Evaluate, Train
 from viewmill.commands.study import Study
-from viewmill.journal.folder import Refused, write_json
+from viewmill.errors import Refused
+from viewmill.journal.folder import write_json
 from viewmill.journal.log import Log
 from viewmill.limits import method_of
 from viewmill.study import process, results

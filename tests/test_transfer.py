@@ -27,7 +27,7 @@ from pycocotools.cocoeval import COCOeval
 from safetensors.torch import load_file, save_file
 
 from viewmill.commands.transfer import Transfer
-from viewmill.journal.folder import Refused
+from viewmill.errors import Refused
 from viewmill.transfer import detection, loop
 from viewmill.transfer.backbone import begin
 from viewmill.transfer.batches import Feed, mirrored

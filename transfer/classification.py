@@ -13,10 +13,10 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..console import counting
 from ..evaluation.features import Features, Shown, batches
 from ..evaluation.scores import score
 from ..evaluation.tasks import Task
-from ..journal.dashboard import counting
 from ..pipeline.beton import Beton
 from ..pipeline.loader import BetonLoader, ViewBatch
 from ..pipeline.loader import batches as loader_batches

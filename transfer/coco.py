@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..journal.folder import replacing
+from ..files.opening import replacing
 from .encodings import encoded, is_polygon
 from .mending import Notes, Raw, instances, is_number, lines, mirrored, note
 from .scene import Category, Scene, SceneSet, Task, check_task, coco_masks

@@ -8,10 +8,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..commands.transfer import Transfer
+from ..console import say
 from ..datasets import refusing
 from ..ending import noting_refusals, starting
-from ..journal.dashboard import say
-from ..journal.folder import Refused, difference, read_config, recorded, settle_config
+from ..errors import Refused
+from ..journal.folder import difference, read_config, recorded, settle_config
 from ..journal.signals import deferred
 from .opened import open_scenes
 from .precision import average_precision

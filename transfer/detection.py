@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from ..ending import Failed
-from ..journal.dashboard import counting
-from ..journal.folder import replacing
+from ..console import counting
+from ..errors import Failed
+from ..files.opening import replacing
 from .batches import Batch, Feed, one_by_one
 from .portrait import prediction_grid
 from .precision import Precision, average_precision

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..commands.worth import Finetune
+from ..console import opening, say, table
 from ..datasets import open_images, refusing
 from ..ending import noting_refusals, starting
-from ..journal.dashboard import opening, say, table
-from ..journal.folder import Refused, read_config, recorded, settle_config, write_json
+from ..errors import Refused
+from ..journal.folder import read_config, recorded, settle_config, write_json
 from ..journal.log import versions
 from ..journal.signals import deferred
 from .presets import Course, check_numbers

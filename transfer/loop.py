@@ -17,9 +17,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
-from ..ending import REASONS, Failed, left_out
+from ..console import duration, say
+from ..ending import REASONS, left_out
+from ..errors import Failed
 from ..journal.clock import Clock
-from ..journal.dashboard import duration, say
 from ..learner import Learner, Settings
 from ..models import update
 from ..models.optimise import OPTIMISERS, set_learning_rate_

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..ending import Failed
+from ..console import duration, say
+from ..errors import Failed
 from ..journal.clock import Clock
-from ..journal.dashboard import duration, say
 from ..journal.log import Log
 
 LINE_EVERY_S = 10.0

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..journal.dashboard import opening, table
+from ..console import opening, table
 from ..journal.folder import write_json
 from ..journal.log import versions
 from .scene import SceneSet

@@ -1,0 +1,1 @@
+"""How files are opened, and how what stands in them is read: by every room, knowing none."""

@@ -1,0 +1,188 @@
+"""The one way to open files: regular ones, bounded where they are read whole, never through a link where they are written.
+
+A pipe or a device that stands in a file's place would be waited for for ever, or fill the memory; a link in a run's folder
+would have another file written. What is read may be reached through links: people keep data and checkpoints that way.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+SMALL = 64 << 20  # bytes: settings, manifests, tables of recipes and studies; far more than any of them has
+READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+KINDS = {
+    stat.S_IFDIR: "is a folder",
+    stat.S_IFIFO: "is a pipe",
+    stat.S_IFSOCK: "is a socket",
+    stat.S_IFCHR: "is a device",
+    stat.S_IFBLK: "is a device",
+    stat.S_IFLNK: "is a link",
+}
+
+
+class Unusable(OSError):
+    """A file that is not opened: its name, and in words what it is instead of a regular file, or what is too much of it."""
+
+    def __init__(self, path: str | os.PathLike[str], why: str) -> None:
+        super().__init__(errno.EINVAL, why, os.fspath(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename} {self.strerror}"
+
+
+def descriptor_to_read(path: str | os.PathLike[str]) -> int:
+    """An open descriptor of the regular file `path`; raises Unusable for a pipe, a device or a folder, OSError otherwise."""
+    try:
+        descriptor = os.open(path, READING)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise Unusable(path, "is a socket, not a regular file") from None
+        raise
+    try:
+        _check_regular(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_to_read(path: str | os.PathLike[str]) -> BinaryIO:
+    """The regular file `path`, buffered; raises as `descriptor_to_read`."""
+    return os.fdopen(descriptor_to_read(path), "rb")
+
+
+def read_bytes(path: str | os.PathLike[str], *, limit: int = SMALL) -> bytes:
+    """All of the regular file `path`; raises Unusable where it has more than `limit` bytes or is no regular file."""
+    with open_to_read(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise Unusable(path, f"has more than {limit:,} bytes, which is more than such a file ever has")
+    return content
+
+
+def read_text(
+    path: str | os.PathLike[str], *, limit: int = SMALL, encoding: str = "utf-8-sig", errors: str = "strict"
+) -> str:
+    """The same as text: a byte order mark is left out, the ends of lines become "\\n". Raises UnicodeDecodeError too."""
+    text = read_bytes(path, limit=limit).decode(encoding, errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def descriptor_to_change(path: str | os.PathLike[str], flags: int, *, mode: int = 0o666) -> int:
+    """An open descriptor of a file of our own that is changed in place (a log, a lock), made where it is missing.
+
+    `flags` say how: os.O_WRONLY | os.O_APPEND, say, but not os.O_TRUNC: cut it once it is known to be ours. Raises Unusable
+    where a link stands there, symbolic or hard (what it names is somebody else's), or anything but a regular file; OSError
+    otherwise.
+    """
+    assert not flags & os.O_TRUNC
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK) or os.path.islink(path):
+            raise Unusable(path, "is a link, and what it names would be written: remove it") from None
+        if error.errno in (errno.ENXIO, errno.EISDIR):
+            raise Unusable(path, f"{_kind_of(path)}, not a regular file: remove it") from None
+        raise
+    try:
+        _check_regular(descriptor, path)
+        if os.fstat(descriptor).st_nlink > 1:
+            raise Unusable(path, "is a hard link, and what else it names would be written: replace it by a copy of itself")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def descriptor_to_make(path: str | os.PathLike[str], *, flags: int = os.O_WRONLY, mode: int = 0o666) -> int:
+    """An open descriptor of a new file; raises FileExistsError where anything stands there, be it a link."""
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
+def partial(target: Path) -> Path:
+    """The name under which `target` is written until it is whole."""
+    return target.with_name(target.name + ".partial")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yields a path beside `target`: what is written there takes its place as the block ends; if it fails it is removed.
+
+    The path is a new and empty file; what a killed process left there, or a link, is removed first and never followed. Where
+    `target` is a link it is the link that is replaced. Its bytes are on the disk before it has its name.
+    """
+    unfinished = partial(target)
+    unfinished.unlink(missing_ok=True)
+    os.close(descriptor_to_make(unfinished))
+    try:
+        yield unfinished
+        descriptor = os.open(unfinished, READING | os.O_NOFOLLOW)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(unfinished, target)
+        settle_name(target)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
+def settle_name(path: Path) -> None:
+    """Let the name that `path` has just got survive a power cut, on file systems that know how."""
+    with suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+OF_A_RUN = ("config.json", "log.jsonl", "exit.json", ".lock", "evaluation.jsonl", "results.json")
+
+
+def check_output(path: Path, *, overwrite: bool, endings: tuple[str, ...] = ()) -> None:
+    """Raise ValueError unless a person's output may be written to `path`; OSError where its folder is none.
+
+    Nothing that stands there is replaced without `overwrite`, a link and a run's own file not even so; with `endings` its
+    name must end in one of them.
+    """
+    if endings and not path.name.lower().endswith(endings):
+        raise ValueError(f"{path} must end in {' or '.join(endings)}: that is what is written")
+    if not path.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is no folder: make it first, or name another", str(path.parent))
+    if of_a_run(path):
+        raise ValueError(f"{path} is a run's own file and is never replaced: name another file")
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link: name the file itself, or another")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} {_kind_of(path)}, not a regular file: name another")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: add --overwrite to replace it, or name another file")
+
+
+def of_a_run(path: Path) -> bool:
+    """Whether `path` is the place of a file that a run keeps: beside its config.json, or below its checkpoints."""
+    place = Path(os.path.realpath(path.parent)) / path.name
+    if (place.parent / "config.json").is_file() and (place.name in OF_A_RUN or place.name == "checkpoints"):
+        return True
+    return any(
+        parent.name in ("checkpoints", "track") and (parent.parent / "config.json").is_file() for parent in place.parents
+    )
+
+
+def _check_regular(descriptor: int, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
+        raise Unusable(path, f"{KINDS.get(stat.S_IFMT(mode), 'is something else')}, not a regular file")
+
+
+def _kind_of(path: str | os.PathLike[str]) -> str:
+    try:
+        return KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "is something else")
+    except OSError:
+        return "is something else"

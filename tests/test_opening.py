@@ -1,0 +1,106 @@
+"""How files are opened: what is not a regular file, links, sizes, outputs."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from viewmill.files import opening
+from viewmill.files.opening import Unusable
+
+
+@pytest.fixture
+def odd(tmp_path) -> dict[str, Path]:
+    """What may stand in a file's place, by kind."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        here = os.getcwd()
+        os.chdir(tmp_path)  # the name of a socket has at most 107 bytes
+        bound.bind("socket")
+        os.chdir(here)
+    return {name: tmp_path / name for name in ("folder", "pipe", "socket")} | {"device": Path("/dev/zero")}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device"])
+def test_what_is_no_regular_file_is_neither_read_nor_changed_and_never_waited_for(odd, kind):
+    for attempt in (opening.read_bytes, opening.read_text, lambda path: opening.descriptor_to_change(path, os.O_WRONLY)):
+        with pytest.raises(Unusable, match=f"is a {kind}, not a regular file"):
+            attempt(odd[kind])
+
+
+def test_a_file_is_read_up_to_its_limit_and_through_a_link(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("a")
+    assert opening.read_bytes(tmp_path / "link", limit=5) == b"12345"
+    with pytest.raises(Unusable, match="more than 4 bytes"):
+        opening.read_bytes(tmp_path / "a", limit=4)
+    os.truncate(tmp_path / "a", 1 << 40)  # a hole of a terabyte is not read
+    with pytest.raises(Unusable, match="more than 67,108,864 bytes"):
+        opening.read_bytes(tmp_path / "a")
+
+
+def test_text_is_read_without_a_byte_order_mark_and_with_plain_ends_of_lines(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree")
+    assert opening.read_text(tmp_path / "a") == "one\ntwo\nthree"
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_file_that_is_changed_in_place_is_no_link(tmp_path, link):
+    (tmp_path / "theirs").write_text("precious")
+    link(tmp_path / "theirs", tmp_path / "log")
+    with pytest.raises(Unusable, match="link, and what"):
+        opening.descriptor_to_change(tmp_path / "log", os.O_WRONLY)
+    assert (tmp_path / "theirs").read_text() == "precious"
+    (tmp_path / "nowhere").symlink_to("missing")
+    with pytest.raises(Unusable, match="is a link"):
+        opening.descriptor_to_change(tmp_path / "nowhere", os.O_WRONLY)
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_replacing_follows_no_link_in_the_place_of_the_partial_or_of_the_target(tmp_path, link):
+    (tmp_path / "theirs").write_text("precious")
+    link(tmp_path / "theirs", tmp_path / "out.partial")
+    link(tmp_path / "theirs", tmp_path / "out")
+    with opening.replacing(tmp_path / "out") as partial:
+        partial.write_text("ours")
+    assert (tmp_path / "theirs").read_text() == "precious"
+    assert (tmp_path / "out").read_text() == "ours"
+    assert not (tmp_path / "out").is_symlink()
+
+
+def test_a_replacing_that_fails_leaves_what_was_there(tmp_path):
+    (tmp_path / "out").write_text("before")
+    with pytest.raises(RuntimeError), opening.replacing(tmp_path / "out") as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_text() == "before"
+
+
+def test_an_output_replaces_nothing_unasked_and_a_runs_own_file_never(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    opening.check_output(tmp_path / "new.png", overwrite=False, endings=(".png",))
+    (tmp_path / "old.png").write_text("")
+    opening.check_output(tmp_path / "old.png", overwrite=True)
+    (tmp_path / "link.png").symlink_to("old.png")
+    refused = {
+        tmp_path / "old.png": (False, "exists: add --overwrite"),
+        tmp_path / "link.png": (True, "is a link"),
+        tmp_path / "a.txt": (True, "must end in .png"),
+        run / "config.json": (True, "a run's own file"),
+        run / "log.jsonl": (True, "a run's own file"),
+        run / "checkpoints" / "step-00000001" / "new.png": (True, "a run's own file"),
+        run / "checkpoints": (True, "a run's own file"),
+        tmp_path / "run": (True, "is a folder"),
+    }
+    for path, (overwrite, words) in refused.items():
+        with pytest.raises(ValueError, match=words):
+            opening.check_output(path, overwrite=overwrite, endings=(".png",) if path.suffix == ".txt" else ())
+    with pytest.raises(NotADirectoryError):
+        opening.check_output(tmp_path / "missing" / "a.png", overwrite=False)
