@@ -74,9 +74,14 @@ def test_replacing_follows_no_link_in_the_place_of_the_partial_or_of_the_target(
 
 def test_a_replacing_that_fails_leaves_what_was_there(tmp_path):
     (tmp_path / "out").write_text("before")
-    with pytest.raises(RuntimeError), opening.replacing(tmp_path / "out") as partial:
-        partial.write_text("half")
-        raise RuntimeError
+
+    def broken() -> None:
+        with opening.replacing(tmp_path / "out") as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken()
     assert os.listdir(tmp_path) == ["out"]
     assert (tmp_path / "out").read_text() == "before"
 
