@@ -1,16 +1,19 @@
 """The one way to open files: regular ones, bounded where they are read whole, never through a link where they are written.
 
+`tests/test_opening.py` reads the sources and finds no other.
+
 A pipe or a device that stands in a file's place would be waited for for ever, or fill the memory; a link in a run's folder
 would have another file written. What is read may be reached through links: people keep data and checkpoints that way.
 """
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 SMALL = 64 << 20  # bytes: settings, manifests, tables of recipes and studies; far more than any of them has
 READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -53,6 +56,19 @@ def descriptor_to_read(path: str | os.PathLike[str]) -> int:
 def open_to_read(path: str | os.PathLike[str]) -> BinaryIO:
     """The regular file `path`, buffered; raises as `descriptor_to_read`."""
     return os.fdopen(descriptor_to_read(path), "rb")
+
+
+def open_text(
+    path: str | os.PathLike[str], *, encoding: str = "utf-8-sig", errors: str = "strict", newline: str | None = None
+) -> TextIO:
+    """The same as text, to be read a line at a time (`newline` as of `open`: "" for csv)."""
+    return io.TextIOWrapper(open_to_read(path), encoding=encoding, errors=errors, newline=newline)
+
+
+def regular(path: Path) -> Path:
+    """`path` itself, for a library that opens it on its own; raises as `descriptor_to_read`."""
+    os.close(descriptor_to_read(path))
+    return path
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int = SMALL) -> bytes:
@@ -103,6 +119,18 @@ def descriptor_to_make(path: str | os.PathLike[str], *, flags: int = os.O_WRONLY
     return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
+def open_to_make(path: str | os.PathLike[str]) -> BinaryIO:
+    """A new and empty file of our own in the place of `path`: what stood there, or a link, is removed and never followed."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    return os.fdopen(descriptor_to_make(path), "wb")
+
+
+def make_text(path: str | os.PathLike[str], *, errors: str = "strict", newline: str | None = None) -> TextIO:
+    """The same for text."""
+    return io.TextIOWrapper(open_to_make(path), encoding="utf-8", errors=errors, newline=newline)
+
+
 def partial(target: Path) -> Path:
     """The name under which `target` is written until it is whole."""
     return target.with_name(target.name + ".partial")
@@ -116,8 +144,7 @@ def replacing(target: Path) -> Iterator[Path]:
     `target` is a link it is the link that is replaced. Its bytes are on the disk before it has its name.
     """
     unfinished = partial(target)
-    unfinished.unlink(missing_ok=True)
-    os.close(descriptor_to_make(unfinished))
+    open_to_make(unfinished).close()
     try:
         yield unfinished
         descriptor = os.open(unfinished, READING | os.O_NOFOLLOW)

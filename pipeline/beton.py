@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..files.opening import open_to_read
+
 VERSION = 2
 JPEG, RAW = 0, 1
 MIN_PAGE_SIZE = 1 << 21  # FFCV's own floor: 2 MiB, a huge page
@@ -95,7 +97,7 @@ class Beton:
 def open_beton(path: Path) -> Beton:
     """Read and check the structure of `path` in one pass, O(rows); raises InvalidBeton with the reason and the remedy."""
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             length = os.fstat(file.fileno()).st_size
             header = _read_header(file, length)
             fields = _read_fields(file, int(header["num_fields"]))

@@ -5,7 +5,6 @@ one lays samples out in the order they come. Stock FFCV reads the result: its Re
 """
 
 import errno
-import fcntl
 import os
 from array import array
 from collections.abc import Callable, Iterable
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files.locking import hold
+from ..files.opening import descriptor_to_change, partial, settle_name
 from .beton import (
     ALLOCATION,
     FIELD,
@@ -39,7 +40,7 @@ def write_beton(
     when complete and on disk, by `publish(partial, target)`.
     """
     written = partial(target)
-    descriptor = os.open(written, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = descriptor_to_change(written, os.O_RDWR)
     ours = False
     try:
         _lock(descriptor, written, target)
@@ -54,33 +55,19 @@ def write_beton(
         raise
     finally:
         os.close(descriptor)
-    sync_folder(target.parent)
+    settle_name(target)
     return count
-
-
-def partial(path: Path) -> Path:
-    """What a file is called until it is whole."""
-    return path.with_name(path.name + ".partial")
 
 
 def _lock(descriptor: int, written: Path, target: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(descriptor, written)
         # A writer that ended between our open and our lock has made this file its result, or removed it.
         ours = os.path.samestat(os.fstat(descriptor), os.stat(written))
     except (BlockingIOError, FileNotFoundError):
         ours = False
     if not ours:
         raise BlockingIOError(f"{target} is being written by another conversion: wait, or choose another name")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_open(descriptor: int, samples: Iterable[Sample], capacity: int) -> int:

@@ -15,8 +15,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from ..files.opening import make_text, partial
 from .beton import ALLOCATION, MIN_PAGE_SIZE, ROW, Sample
-from .beton_writer import partial, write_beton
+from .beton_writer import write_beton
 from .encoding import Encoded, Encoding
 from .manifest import commit, sidecars, write_manifest
 from .sources.candidate import Candidate, Rejected
@@ -202,8 +203,7 @@ class _Sieve:
     def _open(self, sidecar: str) -> TextIO:
         path = partial(sidecars(self._target)[sidecar])
         # newline: csv and json lines end their own lines; errors: what is no Unicode is shown by its code
-        opened = open(path, "w", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 (the stack closes it)
-        file = self._stack.enter_context(opened)
+        file = self._stack.enter_context(make_text(path, errors="backslashreplace", newline=""))
         self._files[sidecar] = file
         return file
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..files.opening import descriptor_to_read
 from .beton import JPEG, RAW, Beton, InvalidBeton
 from .engine import Then, nothing
 from .native import EngineUnavailable
@@ -80,7 +81,7 @@ class DaliEngine:
             if reason := self._trial():
                 warnings.warn(f"DALI decodes on the cores, not on the GPU: {reason}", stacklevel=2)
                 self._device_id = None
-        self._descriptor = os.open(beton.path, os.O_RDONLY)
+        self._descriptor = descriptor_to_read(beton.path)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="viewmill-dali")
 
     def crops(self, row_B: np.ndarray, plan: ViewPlan, outs: tuple[np.ndarray, ...], then: Then = nothing) -> np.ndarray:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ..files.opening import descriptor_to_read
 from . import kernels
 from .beton import Beton
 from .engine import Then, nothing
@@ -17,7 +18,7 @@ class FfcvEngine:
 
     def __init__(self, beton: Beton, threads: int) -> None:
         kernels.bind()
-        self._descriptor = os.open(beton.path, os.O_RDONLY)
+        self._descriptor = descriptor_to_read(beton.path)
         self._places_N5 = np.stack(
             (beton.offset_N, beton.size_N, beton.mode_N, beton.height_N, beton.width_N), axis=-1
         ).astype(np.int64)

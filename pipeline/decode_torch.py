@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
+from ..files.opening import descriptor_to_read
 from .beton import RAW, Beton
 from .engine import Then, nothing
 from .plan import ViewPlan
@@ -18,7 +19,7 @@ class TorchEngine:
 
     def __init__(self, beton: Beton, threads: int) -> None:
         self._beton = beton
-        self._descriptor = os.open(beton.path, os.O_RDONLY)
+        self._descriptor = descriptor_to_read(beton.path)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="viewmill-torch")
 
     def crops(self, row_B: np.ndarray, plan: ViewPlan, outs: tuple[np.ndarray, ...], then: Then = nothing) -> np.ndarray:

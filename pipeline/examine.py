@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..files.opening import descriptor_to_read
 from . import native
 from .beton import RAW, Beton
 from .manifest import read_manifest
@@ -77,7 +78,7 @@ def undecodable(
     beton: Beton, *, threads: int, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Iterator[tuple[int, str]]:
     """The rows whose image cannot be decoded strictly, with the reason: every row is decoded once."""
-    descriptor = os.open(beton.path, os.O_RDONLY)
+    descriptor = descriptor_to_read(beton.path)
 
     def check(row: int) -> str:
         data, height, width = beton.read(descriptor, row), int(beton.height_N[row]), int(beton.width_N[row])

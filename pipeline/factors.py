@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..files.opening import make_text
+
 SHAPES = ("disc", "square", "triangle", "star", "cross", "ring", "heart", "crescent")
 TEXTURES = ("solid", "stripes", "checker", "dots")
 
@@ -191,7 +193,7 @@ def write_folder(folder: Path, count: int, *, seed: int, size: int = 48, quality
     for shape in SHAPES:
         (folder / shape).mkdir(parents=True, exist_ok=True)
     table = draw(count, seed)
-    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+    with make_text(folder / "metadata.csv", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file_name", *(field.name for field in fields(Factors))])
         for i in range(count):

@@ -6,7 +6,6 @@ OUT.beton.quarantine.jsonl   what could not become a row: path and reason
 """
 
 import csv
-import fcntl
 import json
 import os
 import signal
@@ -17,8 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..files.locking import hold
+from ..files.opening import descriptor_to_change, descriptor_to_read, make_text, open_text, partial, settle_name
 from .beton import Beton, InvalidBeton, open_beton
-from .beton_writer import partial, sync_folder
 
 READ_SIZE = 1 << 22
 SETTLED_S = 2.0
@@ -39,7 +39,7 @@ def file_sha256(
 ) -> str:
     """The sha256 of a file; `progress(done, total)` counts MiB. Without `keep_cached` its pages are let go of again."""
     digest = sha256()
-    with open(path, "rb", buffering=0) as file:
+    with os.fdopen(descriptor_to_read(path), "rb", buffering=0) as file:
         total, done = os.fstat(file.fileno()).st_size, 0
         buffer = bytearray(READ_SIZE)
         while count := file.readinto(buffer):
@@ -56,7 +56,7 @@ def write_manifest(target: Path, facts: dict[str, Any], *, beton: Path) -> None:
     opened = open_beton(beton)
     own = {"rows": len(opened), "size_bytes": beton.stat().st_size, "sha256": file_sha256(beton, keep_cached=False)}
     content = {"format": FORMAT, **own, "fingerprint": opened.fingerprint, **facts}
-    with open(partial(sidecars(target)["manifest"]), "w", encoding="utf-8") as file:
+    with make_text(partial(sidecars(target)["manifest"])) as file:
         file.write(json.dumps(content, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -75,7 +75,7 @@ def commit(written: Path, target: Path) -> None:
             path = sidecars(target)[name]
             if partial(path).exists():
                 os.replace(partial(path), path)
-        sync_folder(target.parent)
+        settle_name(target)
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def read_columns(target: Path) -> dict[str, list[str]]:
     path = sidecars(target)["columns"]
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open_text(path, errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
@@ -144,8 +144,9 @@ def _turn(lock: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with suppress(OSError):
             lock.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(lock, "w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            descriptor = descriptor_to_change(lock, os.O_WRONLY)
+            stack.callback(os.close, descriptor)
+            hold(descriptor, lock, wait=True, unheld="each process reads the file for itself")
         yield
 
 

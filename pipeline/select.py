@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files.opening import make_text, open_text, open_to_read, partial, read_text
 from .beton import Beton, Sample
-from .beton_writer import partial, write_beton
+from .beton_writer import write_beton
 from .manifest import commit, read_columns, read_manifest, sidecars, write_manifest
 from .target import check_target, placing, remove_partials
 
@@ -44,7 +45,7 @@ def by_list(beton: Beton, path: Path) -> np.ndarray:
     """int64: the rows listed in the text file `path`, one number or file name a line, in that order; each row once."""
     names = {name: row for row, name in enumerate(read_columns(beton.path).get("file_name", []))}
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         entry = line.strip()
         if not entry:
             continue
@@ -85,7 +86,7 @@ def copy_rows(
 
     def samples() -> Iterator[Sample]:
         remove_partials(target)  # what a killed conversion left
-        with open(beton.path, "rb", buffering=0) as file:
+        with open_to_read(beton.path) as file:
             for done, row in enumerate(row_N.tolist(), start=1):
                 data = beton.read(file.fileno(), row)
                 yield Sample(
@@ -110,11 +111,11 @@ def _copy_columns(source: Path, target: Path, row_N: np.ndarray) -> None:
     lines: list[list[str]] = []
     head = ["row"]
     if path.is_file():
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with open_text(path, errors="surrogateescape", newline="") as file:
             head, *lines = csv.reader(file)
     names = [name for name in head[1:] if name != "source_row"]
     kept = [head.index(name) for name in names]
-    with open(partial(sidecars(target)["columns"]), "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with make_text(partial(sidecars(target)["columns"]), errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["row", *names, "source_row"])
         for row, source_row in enumerate(row_N.tolist()):

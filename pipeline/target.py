@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..files.opening import partial, read_text
 from .beton import open_beton
-from .beton_writer import partial
 from .manifest import sidecars
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -28,7 +28,7 @@ def _unfinished(target: Path) -> bool:
     if sidecars(target)["manifest"].exists():
         return False
     try:
-        manifest = json.loads(partial(sidecars(target)["manifest"]).read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(partial(sidecars(target)["manifest"])))
         return manifest["fingerprint"] == open_beton(target).fingerprint
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -15,7 +15,7 @@ PACKAGES = (*PACKAGES, "study", "commands", "files")
 GROUND = {"errors", "console", "files"}  # known by all, knowing none but one another
 AT_THE_TOP = ("commands", "datasets", "resume")
 MAY_IMPORT = {
-    "files": {"errors"},
+    "files": {"errors", "console"},
     "pipeline": set(),
     "models": set(),
     "objectives": set(),

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...files.opening import regular
 from .candidate import MAX_BYTES, Candidate, Fetched, Label, Rejected, Stamp, stamp_of, unprintable
 from .columns import LABEL_COLUMNS, pick, refuse_twice
 
@@ -125,8 +126,8 @@ def _opened(path: str) -> Any:
     library = pyarrow()
     with _reading(path):
         if path.endswith(".parquet"):
-            return library.parquet.ParquetFile(path, memory_map=True)
-        source = library.memory_map(path)
+            return library.parquet.ParquetFile(regular(path), memory_map=True)
+        source = library.memory_map(regular(path))
         try:
             reader = library.ipc.open_file(source)
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...files.opening import read_text, regular
 from .candidate import Candidate, Fetched, Label, Rejected, Span
 
 
@@ -49,7 +50,7 @@ class Planes(NamedTuple):
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 class Binary:
@@ -74,12 +75,12 @@ class Binary:
     def _read_labels(self, count: int) -> np.ndarray:
         layout = self._layout
         if layout.head:
-            file = np.memmap(self.path, np.uint8, mode="r").reshape(count, layout.record)
+            file = np.memmap(regular(self.path), np.uint8, mode="r").reshape(count, layout.record)
             return np.array(file[:, layout.head - 1]).astype(np.int64)
         path = self.path.with_name(self.path.name.replace("_X", "_y"))
         if not path.is_file():  # unlabeled_X.bin has none
             return np.full(count, -1)
-        labels = np.fromfile(path, np.uint8).astype(np.int64) - 1
+        labels = np.fromfile(regular(path), np.uint8).astype(np.int64) - 1
         if len(labels) != count:
             raise ValueError(f"{path} holds {len(labels)} labels for {count} images: fetch both files again")
         return labels

@@ -5,12 +5,13 @@ Places travel to the workers, which fetch the bytes themselves; so nothing is un
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from ...files.opening import descriptor_to_read
 
 MAX_BYTES = 1 << 28  # of one encoded image: 256 MiB, so that a file that only looks like an image fills no memory
 
@@ -84,11 +85,9 @@ class Span(NamedTuple):
 
     def fetch(self) -> Fetched:
         """See Place."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = descriptor_to_read(self.path)
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("no regular file")
             size = status.st_size - self.offset if self.size < 0 else self.size
             if size > MAX_BYTES:
                 raise ValueError(f"{size} bytes; an image may take {MAX_BYTES}")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ...files.opening import open_text
 from .candidate import Candidate, Rejected, Span, outside, unprintable
 from .columns import refuse_twice
 
@@ -74,7 +75,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def _read_table(path: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
     """The columns of metadata.csv beside `file_name`, and each file's values."""
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         return [], {}
     try:
         return _parsed_table(path)
@@ -83,7 +84,7 @@ def _read_table(path: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
 
 
 def _parsed_table(path: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+    with open_text(path, errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file, restval="")
         names = list(reader.fieldnames or ["none"])
         if "file_name" not in names:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ...files.opening import open_text
 from .arrow import cells, schema_names
 from .candidate import Candidate, Label, Rejected, Span, as_label, outside, unprintable
 from .columns import LABEL_COLUMNS, PATH_COLUMNS, pick, refuse_twice
@@ -57,7 +58,7 @@ def _names(path: Path) -> list[str]:
     if path.suffix not in DELIMITERS:
         return schema_names(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open_text(path, newline="") as file:
             names = next(csv.reader(file, delimiter=DELIMITERS[path.suffix]), [])
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as UTF-8 text: {error}") from None
@@ -71,7 +72,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
     if path.suffix not in DELIMITERS:
         yield from cells(path, columns)
         return
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with open_text(path, newline="") as file:
         reader = csv.DictReader(file, delimiter=DELIMITERS[path.suffix], restval="")
         try:
             for row in reader:

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ...files.opening import open_to_read
 from .candidate import Candidate, Label, Rejected, Span, as_label, unprintable
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "gif", "avif", "jp2")
@@ -24,7 +25,7 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             if file.read(2) == b"\x1f\x8b":
                 raise ValueError(
                     f"{path} is compressed: gzip gains nothing on images, and rows are read by offset; gunzip it"
@@ -67,7 +68,7 @@ class Shard:
         """Name and place of every file, or in the place's stead why it cannot be read."""
         name = "the beginning"
         try:
-            with tarfile.open(self.path, "r:") as archive:
+            with open_to_read(self.path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
                 while member := archive.next():
                     # tarfile keeps every member: a shard of a million files would be kept in memory
                     vars(archive)["members"].clear()
@@ -121,5 +122,5 @@ def _fault(member: tarfile.TarInfo) -> str:
 
 def _read(span: Span) -> bytes:
     """The bytes of a small member, cut at 1 MiB."""
-    with open(span.path, "rb") as file:
+    with open_to_read(span.path) as file:
         return os.pread(file.fileno(), min(span.size, MAX_SIDE_BYTES), span.offset)
