@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test chaos study-quick lint types test-gpu clean distclean
+.PHONY: help setup demo browser test chaos study-quick lint types test-gpu clean distclean
 
 export PYTHON
 bin := .venv/bin
@@ -17,7 +17,10 @@ setup: ## system packages, virtual environment, pinned packages
 demo: setup ## render a data set, train on it, evaluate, draw: about a minute on 2 cores
 	@$(bin)/python run.py demo $(ARGS)
 
-test: lint types ## lint, types and every test that needs no GPU, two files at a time
+browser: setup ## Chromium, in which the tests open the pages of `viewmill report`
+	@./setup.sh browser
+
+test: browser lint types ## lint, types and every test that needs no GPU, two files at a time
 	@OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-gpu: setup ## the tests that need a CUDA device, with a report of each
@@ -38,6 +41,7 @@ lint: setup ## ruff, codespell, shellcheck, hadolint
 	@echo "lint                    clean"
 
 types: setup ## basedpyright
+	@mkdir -p .make/packages && ln -sfn ../.. .make/packages/viewmill  # where scripts that import viewmill.* are looked up
 	@$(bin)/basedpyright
 
 clean: ## remove what builds and tests leave; runs and the virtual environment stay

@@ -177,14 +177,14 @@ def forward(learner: Learner, method: Method, batch: ViewBatch, moment: Moment, 
     return outputs
 
 
-def _autocast(accelerator: Accelerator) -> contextlib.AbstractContextManager[None]:
+def _autocast(accelerator: Accelerator) -> contextlib.AbstractContextManager[Any]:
     """accelerate's own, but for fp16 on a CPU, where it has none."""
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         return torch.autocast("cpu", torch.float16)
     return accelerator.autocast()
 
 
-def _views(batch: ViewBatch, which: range | tuple[int, ...], method: Method) -> tuple[torch.Tensor, ...]:
+def _views(batch: ViewBatch, which: Sequence[int], method: Method) -> tuple[torch.Tensor, ...]:
     """These views of a batch; of halves and patches, which are tensors of their own, all."""
     if method.network != "shared" or len(which) * len(batch.row_B) == len(batch.views[0]):
         return batch.views

@@ -67,7 +67,7 @@ def restore_(run: Path, learner: Learner) -> Restored:
     The main process chooses and all read the same one. Raises InvalidCheckpoint, on all of them, where there are some and
     none verifies, where one is of another run, or where a process cannot read it; nothing in `learner` has changed then.
     """
-    found, fault, told = None, "", [None, []]
+    found, held, fault, told = None, None, "", [None, []]
     if torch.distributed.is_initialized() is False or torch.distributed.get_rank() == 0:
         try:
             found = checkpoint.newest(run / "checkpoints")
@@ -84,7 +84,7 @@ def restore_(run: Path, learner: Learner) -> Restored:
     faults = [text for text in gather_object([fault]) if text]
     if faults:
         raise InvalidCheckpoint(faults[0])
-    if path is None:
+    if held is None:
         return Restored(0, [])
     _fill_(learner, held)
     return Restored(held.facts["step"], passed_over)

@@ -121,13 +121,17 @@ def _put(part: Any, tree: Tree, prefix: str, method: Method) -> Any:
             _value(item, tree[str(place)], f"{prefix}{place}", method) if str(place) in tree else item
             for place, item in enumerate(part)
         )
-    fields = {field.name for field in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else set()
-    changes = {}
+    changes: dict[str, Any] = {}
     for key, node in tree.items():
-        if key not in fields - set(_kept(part, prefix)):
+        if key not in _names(part) - set(_kept(part, prefix)):
             _unknown(f"{prefix}{key}", method)
         changes[key] = _value(getattr(part, key), node, f"{prefix}{key}", method)
     return dataclasses.replace(part, **changes)
+
+
+def _names(part: Any) -> set[str]:
+    """Names of a part's fields; none where it is a plain value."""
+    return {field.name for field in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else set()
 
 
 def _value(old: Any, node: Tree, name: str, method: Method) -> Any:

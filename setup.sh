@@ -4,6 +4,7 @@
 #
 #   ./setup.sh            system packages, virtual environment, pinned packages, viewmill itself (editable)
 #   ./setup.sh packages   the same without viewmill itself: the first stage of the Dockerfile
+#   ./setup.sh browser    only Chromium, with which `make test` opens the pages of `viewmill report`
 #
 #   PYTHON=python3.12                 the interpreter; otherwise the first that works, the one tested most before the others
 #   VENV=.venv                        where the virtual environment goes
@@ -27,7 +28,7 @@ up_to_date() { [[ -x $venv/bin/python && -e $stamp && $(key 2>&1 | sha256sum) ==
 mkdir -p .make
 exec 9>.make/lock
 flock -n 9 || { echo "another set-up is running here: waiting for it" && flock 9; }
-if up_to_date; then
+if [[ $upto != browser ]] && up_to_date; then
     printf '%-24s%s\n' set-up "up to date"
     exit
 fi
@@ -44,6 +45,29 @@ stopped() {
 }
 trap '(($? == 0)) || stopped' EXIT
 
+install_system() { # those of the packages named that are missing
+    local root=(env DEBIAN_FRONTEND=noninteractive)
+    if ((EUID != 0)); then
+        root=(sudo -n "${root[@]}")
+        sudo -n true || explain "missing" "Neither root nor sudo without a password. Run this once, then the same command again:" \
+            "    sudo apt-get update && sudo apt-get install --no-install-recommends $*"
+    fi
+    "${root[@]}" apt-get -o DPkg::Lock::Timeout=300 update
+    "${root[@]}" apt-get -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$@"
+}
+
+if [[ $upto == browser ]]; then
+    begin "browser"
+    if command -v chromium chromium-browser google-chrome; then
+        end "in place"
+    elif command -v apt-get && (install_system chromium); then # Ubuntu has it as a snap alone
+        end "installed: chromium"
+    else
+        end "none, and no package chromium here: the tests that open pages in it are skipped, and say so"
+    fi
+    exit
+fi
+
 begin "system packages"
 system=(g++ libopencv-dev libturbojpeg0-dev pkg-config python3-dev python3-venv)
 missing=()
@@ -58,14 +82,7 @@ fi
 if ((${#missing[@]} == 0)); then
     end "in place"
 else
-    root=(env DEBIAN_FRONTEND=noninteractive)
-    if ((EUID != 0)); then
-        root=(sudo -n "${root[@]}")
-        sudo -n true || explain "missing" "Neither root nor sudo without a password. Run this once, then the same command again:" \
-            "    sudo apt-get update && sudo apt-get install --no-install-recommends ${missing[*]}"
-    fi
-    "${root[@]}" apt-get -o DPkg::Lock::Timeout=300 update
-    "${root[@]}" apt-get -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "${missing[@]}"
+    install_system "${missing[@]}"
     end "installed: ${missing[*]}"
 fi
 

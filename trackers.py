@@ -135,10 +135,10 @@ def _trackio(run: Run) -> Opened:
     target = run.folder / "trackio"
     target.mkdir(parents=True, exist_ok=True)  # Trackio itself would go on without a folder
     with _environment(TRACKIO_DIR=str(target)):  # which it reads as it is imported
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports] (takes an older Pillow than the others)
         from accelerate.tracking import TrackioTracker
-        from trackio.sqlite_storage import SQLiteStorage
-        from trackio.utils import TRACKIO_DIR
+        from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]
+        from trackio.utils import TRACKIO_DIR  # pyright: ignore[reportMissingImports]
 
     if target != TRACKIO_DIR:
         raise RuntimeError(f"it was loaded before, and writes to {TRACKIO_DIR}: train in a process of its own")

@@ -76,9 +76,10 @@ def groups(lines: Lines) -> list[Group]:
 
 
 def _group(lines: Lines) -> Group:
-    one = {name: lines[0][name] for name in ("figures", "method", "terms", "known", "best", "sharp")}
+    one: dict[str, Any] = {name: lines[0][name] for name in ("figures", "method", "terms", "known", "best", "sharp")}
     bounds = {line["seed"]: line["bound"] for line in lines}
-    told = paired(bounds, dict.fromkeys(bounds, one["known"]))
+    known: float = one["known"]
+    told = paired(bounds, dict.fromkeys(bounds, known))
     assert told is not None
     shown = {"here": "sharp_here", "valid": "bound_valid", "copies": "copies"}
     means: dict[str, Any] = {name: fmean(line[key] for line in lines) for name, key in shown.items()}

@@ -124,7 +124,7 @@ def bench(config: Bench) -> int:
         raise Refused("objectives are measured on made-up embeddings: leave the file out")
     torch.set_num_threads(config.threads or usable_cores())
     small, large = made_up(SMALL), made_up(LARGE)
-    some = tuple(part[:SORTED_ANCHORS] for part in large[:2])
+    some = (large[0][:SORTED_ANCHORS], large[1][:SORTED_ANCHORS])
     critic_NM = some[0] @ large[2].T
     nothing = Offered(large[2], torch.arange(LARGE), in_place=True)
     ring = window(RING, LARGE, limit=TERMS - 1)

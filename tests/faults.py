@@ -160,6 +160,7 @@ class Started:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.out, self.output = out, out.with_name(out.name + ".output")
+        self.code: int | None = None
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         with socket.socket() as free:

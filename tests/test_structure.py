@@ -5,6 +5,7 @@ import json
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,12 @@ def test_no_file_has_grown_into_two():
     sizes = {path: len(path.read_text().splitlines()) for path in ROOT.glob("**/*.py") if ".venv" not in path.parts}
     house = {path: size for path, size in sizes.items() if path.relative_to(ROOT).parts[0] not in ("tests", "build")}
     assert not [(path.name, size) for path, size in house.items() if size > (RUN_LIMIT if path.name == "run.py" else LIMIT)]
+
+
+def test_the_type_checker_reads_every_file_but_the_tests_themselves():
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["basedpyright"]
+    assert told["include"] == ["."]
+    assert set(told["exclude"]) == {".venv", ".make", "build", "runs", "tests/test_*.py", "**/__pycache__"}
 
 
 def loaded_by(code: str) -> set[str]:
