@@ -132,7 +132,7 @@ def noun(kind: Any) -> str:
     limits = _split(kind)[1] | _split(arms[0])[1]
     base, args = _base(arms[0]), get_args(_split(arms[0])[0])
     if base is Literal:
-        return f"one of {', '.join(map(str, args))}" if len(args) > 1 else str(args[0])
+        return f"{'one of ' if len(args) > 1 else ''}{', '.join(map(str, args))}"
     if base is tuple:
         return _list(args, limits)
     if base is str and limits.get("min_length"):

@@ -67,7 +67,7 @@ KINDS = [Outside, Inside, Open, dict[str, Any], dict[str, int], list[Inside], tu
             "f: least has more than 64 bits, which no number here has: a number of more than 4,300 digits",
         ),
         ({"sure": 1}, "f: sure must be true or false, got 1"),
-        ({"kind": "thsi"}, "f: kind must be one of this, that, got 'thsi'"),
+        ({"kind": "thiz"}, "f: kind must be one of this, that, got 'thiz'"),
         ({"pair": [1.0]}, "f: pair must be a list of 2 numbers, got [1.0]"),
         ({"pair": [0, "b"]}, "f: pair[1] must be a number, got 'b'"),
         ({"pair": [2, 1]}, "f: pair must rise, got (2.0, 1.0)"),
@@ -78,7 +78,7 @@ KINDS = [Outside, Inside, Open, dict[str, Any], dict[str, int], list[Inside], tu
         ({"inside": [{}]}, "f: inside[0].share is missing: it must be a number above 0 and at most 1"),
         ({"inside": [{"share": 0}]}, "f: inside[0].share must be above 0 and at most 1, got 0"),
         ({"inside": [{"share": 1, "names": {"a": 1, "b": []}}]}, "f: inside[0].names.b must be a whole number, got []"),
-        ({"inside": [{"share": 1, "nmaes": {}}]}, "f: inside[0] has no setting 'nmaes': did you mean names?"),
+        ({"inside": [{"share": 1, "namez": {}}]}, "f: inside[0] has no setting 'namez': did you mean names?"),
         ({"inside": [7]}, "f: inside[0] must be a table, got 7"),
         (
             {"open": {"count": 1, "later": {"deep": [float("nan")]}}},
@@ -97,7 +97,7 @@ def test_the_message_has_file_key_value_and_what_is_right(content, message):
 
 def test_a_value_that_fits_is_one_of_its_type():
     found = fitted({"rate": 1, "pair": [0, 1], "inside": [{"share": 1}], "here": "x", "open": {"later": 1}}, Outside)
-    assert found == Outside(rate=1.0, inside=(Inside(1.0),), here=Path("x"))
+    assert found == Outside(rate=1.0, inside=(Inside(1.0),), here=Path("x"), open=Open(0))
     assert type(found.rate) is float
     assert type(found.pair) is tuple
 
