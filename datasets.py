@@ -1,6 +1,7 @@
 """The commands that make data sets and look at them: convert, inspect, subset, split."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ from .console import bars, counting, duration, say, table
 from .errors import Refused
 from .pipeline import examine, select
 from .pipeline.beton import Beton, open_beton
-from .pipeline.convert import Estimate
 from .pipeline.convert import convert as convert_sources
+from .pipeline.convert import remarks_on
 from .pipeline.encoding import Encoding
-from .pipeline.manifest import file_sha256, read_manifest, sidecars, verify_sha256
+from .pipeline.estimate import Estimate
+from .pipeline.manifest import file_sha256, read_manifest, verify_sha256
 from .pipeline.sources.opened import Reading, is_source
 from .pipeline.threads import usable_cores
 
@@ -51,8 +53,8 @@ def convert(config: Convert) -> int:
         raise Refused(f"the last path is the file to write and must end in .beton, got {target}")
     if config.workers is not None and config.workers < 0:
         raise Refused(f"--workers must be 0 or more, got {config.workers}")
-    if config.max_bad is not None and config.max_bad < 0:
-        raise Refused(f"--max-bad must be 0 or more, got {config.max_bad:g}")
+    if config.max_bad is not None and not 0 <= config.max_bad < math.inf:
+        raise Refused(f"--max-bad must be a share below 1 or a number of files, got {config.max_bad:g}")
     with refusing(), counting("converting") as progress:
         done = convert_sources(
             sources,
@@ -71,12 +73,11 @@ def convert(config: Convert) -> int:
         ("size", _size(done.size_bytes)),
         ("time", f"{done.seconds:.1f} s, {done.rows / done.seconds:,.0f} images/s"),
         ("quarantined", f"{done.rejected:,}"),
+        ("remarks", f"{sum(counted.files for counted in done.remarks.values()):,}"),
     ]
     table(str(done.target), ("", ""), rows)
-    for item in done.first_rejected:
-        say(f"quarantined {item.path}: {item.reason}")
-    if done.rejected:
-        say(f"all {done.rejected} with their reasons: {sidecars(done.target)['quarantine']}")
+    for line in remarks_on(done):
+        say(line)
     return 0
 
 

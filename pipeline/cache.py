@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .beton import Beton
-from .convert import convert
+from .convert import convert, remarks_on
 from .manifest import cache_folder, open_trusted, sidecars
 from .sources.candidate import Candidate, Span
 from .sources.folder import TABLE
@@ -42,4 +42,6 @@ def open_data(path: Path, *, progress: Callable[[int, int], None], say: Callable
     if not (target.exists() and sidecars(target)["manifest"].exists()):
         done = convert([path], target, overwrite=True, workers=usable_cores(), progress=progress)
         say(f"converted {path} once: {done.rows} images, {done.rejected} quarantined, in {target}")
+        for line in remarks_on(done):
+            say(line)
     return open_trusted(target, progress=progress)

@@ -3,23 +3,20 @@
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
+from typing import cast
 
 from .encoding import Encoded
-from .sources.candidate import Candidate, Rejected
+from .sources.candidate import Candidate, Item, Rejected, Remark
 
 TASK, TASK_BYTES = 64, 1 << 22  # images and their bytes in a task: at 32 px an image takes .1 ms
 FIRST_TASK = 16  # images of the first tasks, so that a few dozen occupy every worker
 
-Item = Candidate | Rejected
-Outcome = tuple[Candidate, Encoded] | Rejected
+Outcome = tuple[Candidate, Encoded] | Rejected | Remark
 
 
-def outcome_of(item: Item, result: Encoded | Rejected | None) -> Outcome:
+def outcome_of(item: Item, result: Encoded | Rejected | Remark) -> Outcome:
     """An item and what became of it."""
-    if isinstance(item, Rejected):
-        return item
-    assert result is not None
-    return result if isinstance(result, Rejected) else (item, result)
+    return (item, result) if isinstance(item, Candidate) and isinstance(result, Encoded) else cast(Rejected | Remark, result)
 
 
 class Chunk:
@@ -27,7 +24,7 @@ class Chunk:
 
     def __init__(self, items: list[Item]) -> None:
         self.items = items
-        self.results: list[Encoded | Rejected | None] = [item if isinstance(item, Rejected) else None for item in items]
+        self.results: list[Encoded | Rejected | Remark | None] = [None if isinstance(i, Candidate) else i for i in items]
         self.held = 0
         self._next = 0
 
@@ -50,7 +47,7 @@ class Chunk:
         return self._next == len(self.items)
 
 
-def weight(result: Encoded | Rejected) -> int:
+def weight(result: Encoded | Rejected | Remark) -> int:
     """Bytes that a result holds."""
     return len(result.data) if isinstance(result, Encoded) and result.data is not None else 0
 

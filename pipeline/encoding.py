@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from . import native
 from .beton import JPEG, MAX_PIXELS, MAX_SIDE
-from .sources.candidate import Stamp
+from .sources.candidate import Remark, Stamp
 
 
 class Encoding(NamedTuple):
@@ -43,6 +43,7 @@ class Encoded(NamedTuple):
     height: int
     data: bytes | None
     stamp: Stamp | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 def is_kept(width: int, height: int, encoding: Encoding) -> bool:

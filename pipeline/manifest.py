@@ -3,6 +3,7 @@
 OUT.beton.json               the manifest: counts, classes, settings, sha256; its presence says that a conversion is complete
 OUT.beton.columns.csv        one line a row: row, file_name, and what the source told of each image
 OUT.beton.quarantine.jsonl   what could not become a row: path and reason
+OUT.beton.remarks.jsonl      what a person should know of rows, and of files that were passed over: path, kind, detail
 """
 
 import csv
@@ -31,6 +32,7 @@ def sidecars(target: Path) -> dict[str, Path]:
         "manifest": target.with_name(target.name + ".json"),
         "quarantine": target.with_name(target.name + ".quarantine.jsonl"),
         "columns": target.with_name(target.name + ".columns.csv"),
+        "remarks": target.with_name(target.name + ".remarks.jsonl"),
     }
 
 
@@ -71,7 +73,7 @@ def commit(written: Path, target: Path) -> None:
         for path in sidecars(target).values():
             path.unlink(missing_ok=True)
         os.replace(written, target)
-        for name in ("columns", "quarantine", "manifest"):
+        for name in ("columns", "quarantine", "remarks", "manifest"):
             path = sidecars(target)[name]
             if partial(path).exists():
                 os.replace(partial(path), path)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .sources.candidate import Candidate, Label, Rejected, Source
+from .sources.candidate import Candidate, Label, Rejected, Remark, Source
 from .sources.opened import columns_of, items_of
 
 SPREAD = 32  # at least so many candidates are kept for the estimate, if there are as many
@@ -15,6 +15,8 @@ class Survey(NamedTuple):
 
     images: int
     """Candidates: the most rows there can be."""
+    lost: int
+    """Files that are listed as images and cannot be any: the first of those that will be rejected."""
     classes: list[str]
     """Class names by label; empty where labels are numbers or there are none."""
     number: dict[Label, int]
@@ -28,14 +30,17 @@ class Survey(NamedTuple):
 
 def survey(sources: Sequence[Source]) -> Survey:
     """List `sources` once. Raises ValueError where they hold nothing, or classes by name beside classes by number."""
-    count = 0
+    count = lost = 0
     labels: set[Label] = set()
     spread, stride = [], 1
     digest = hashlib.sha256()
     rejected: Rejected | None = None
     for item in items_of(sources):
+        if isinstance(item, Remark):
+            continue
         if isinstance(item, Rejected):
-            rejected = item
+            rejected = rejected or item
+            lost += 1
             continue
         if count % stride == 0:
             spread.append(item)
@@ -55,7 +60,7 @@ def survey(sources: Sequence[Source]) -> Survey:
         told = f"some images have a class by name ({classes[0][:40]!r}), others by number ({numbers[0]})"
         raise ValueError(f"{where}: {told}: convert them apart")
     number: dict[Label, int] = {None: -1} | {name: index for index, name in enumerate(classes)} | {n: n for n in numbers}
-    return Survey(count, classes, number, columns_of(sources), digest.hexdigest(), spread)
+    return Survey(count, lost, classes, number, columns_of(sources), digest.hexdigest(), spread)
 
 
 def _classes(sources: Sequence[Source], found: set[str]) -> list[str]:

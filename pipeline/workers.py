@@ -16,9 +16,9 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 
-from .chunks import Chunk, Item, Outcome, Task, chunks_of, outcome_of, weight
+from .chunks import Chunk, Outcome, Task, chunks_of, outcome_of, weight
 from .encoding import Encoding
-from .sources.candidate import Candidate, Rejected
+from .sources.candidate import Candidate, Item, Rejected
 from .still import encode
 
 AHEAD = 4  # tasks a worker that are under way or wait for their turn to be written

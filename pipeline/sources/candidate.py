@@ -32,6 +32,16 @@ class Rejected(NamedTuple):
     reason: str
 
 
+class Remark(NamedTuple):
+    """Something that a person should know of a file that is used, or of one that is passed over and is no loss."""
+
+    path: str
+    kind: str
+    """In words that are the same for all of its kind: "12 files: {kind}" stands in the summary."""
+    detail: str = ""
+    """What is its own: numbers, what a library said."""
+
+
 class Fetched(NamedTuple):
     """The content of a place: an encoded image, or pixels uint8 [H, W, 3]. `stamp` where it can be fetched again cheaply."""
 
@@ -62,6 +72,10 @@ class Candidate(NamedTuple):
     """Its values of the source's columns."""
 
 
+Item = Candidate | Rejected | Remark
+"""What a source lists."""
+
+
 class Source(Protocol):
     """An opened source. Listing it twice gives the same candidates in the same order."""
 
@@ -71,8 +85,8 @@ class Source(Protocol):
     classes: Sequence[str] | None
     """Its class names in their order, where the source fixes one."""
 
-    def items(self) -> Iterator[Candidate | Rejected]:
-        """Every candidate, and what cannot be one."""
+    def items(self) -> Iterator[Item]:
+        """Every candidate, what should be one and cannot, and remarks on what is passed over."""
         ...
 
 

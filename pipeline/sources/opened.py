@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from .arrow import SUFFIXES, ArrowImages, image_column_of
 from .binaries import Binary
-from .candidate import Candidate, Rejected, Source
+from .candidate import Candidate, Item, Source
 from .folder import Folder
 from .listed import DELIMITERS, Listed
 from .shards import Shard
@@ -71,7 +71,7 @@ def columns_of(sources: Sequence[Source]) -> list[str]:
     return list(dict.fromkeys(name for source in sources for name in source.columns))
 
 
-def items_of(sources: Sequence[Source]) -> Iterator[Candidate | Rejected]:
+def items_of(sources: Sequence[Source]) -> Iterator[Item]:
     """The items of all sources, one source after another; with several, names begin with the source's path."""
     columns = columns_of(sources)
     for source in sources:
@@ -79,7 +79,7 @@ def items_of(sources: Sequence[Source]) -> Iterator[Candidate | Rejected]:
         order = [place_of.get(name) for name in columns]
         as_it_is = order == list(range(len(columns)))
         for item in source.items():
-            if isinstance(item, Rejected):
+            if not isinstance(item, Candidate):
                 yield item
                 continue
             if len(sources) > 1:
