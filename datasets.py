@@ -18,7 +18,17 @@ from .pipeline.convert import convert as convert_sources
 from .pipeline.convert import remarks_on
 from .pipeline.encoding import Encoding
 from .pipeline.estimate import Estimate
-from .pipeline.manifest import file_sha256, read_manifest, verify_sha256
+from .pipeline.manifest import (
+    BOUND,
+    check_sidecar,
+    classes_of,
+    file_sha256,
+    manifest_of,
+    open_trusted,
+    read_manifest,
+    read_table,
+    verify_sha256,
+)
 from .pipeline.sources.opened import Reading, is_source
 from .pipeline.threads import usable_cores
 
@@ -108,6 +118,7 @@ def inspect(config: Inspect) -> int:
         checks = {"structure": "sound"}
         if config.verify:
             checks["sha256"] = _verified(path)
+        checks |= _sidecars_of(beton)
     damaged: list[tuple[int, str]] = []
     if config.deep:
         with counting(f"decoding {path}") as progress:
@@ -132,6 +143,19 @@ def inspect(config: Inspect) -> int:
         for row, fault in damaged[:10]:
             say(f"row {row}: {fault}")
     return 1 if damaged else 0
+
+
+def _sidecars_of(beton: Beton) -> dict[str, str]:
+    """That the files beside it are those that it was written with; raises ValueError where they are not."""
+    manifest = manifest_of(beton)
+    if manifest is None:
+        return {
+            "sidecars": "no manifest: classes have numbers alone, and nothing tells whether the bytes are the written ones"
+        }
+    read_table(beton)
+    for name in ("quarantine", "remarks"):
+        check_sidecar(beton, name)
+    return {"sidecars": "as in the manifest" if manifest["format"] >= BOUND else "as many lines as rows"}
 
 
 def _verified(path: Path) -> str:
@@ -196,7 +220,7 @@ def _show_views(beton: Beton, config: Inspect) -> None:
 def subset(config: Subset) -> int:
     """Write the chosen rows."""
     with refusing(), counting(f"writing {config.target}") as progress:
-        beton = open_beton(config.source)
+        beton = open_trusted(config.source)
         rows = _chosen(beton, config)
         select.copy_rows(beton, rows, config.target, overwrite=config.overwrite, progress=progress)
     say(f"{config.target}: {len(rows):,} of {len(beton):,} rows")
@@ -208,7 +232,7 @@ def split(config: Split) -> int:
     with refusing(), counting("splitting") as progress:
         if os.path.abspath(config.target) == os.path.abspath(config.rest):
             raise ValueError(f"both parts would be written to {config.target}: name two files")
-        beton = open_beton(config.source)
+        beton = open_trusted(config.source)
         rows = _chosen(beton, config)
         rest = np.setdiff1d(np.arange(len(beton)), rows)
         for chosen, target in ((rows, config.target), (rest, config.rest)):
@@ -227,4 +251,4 @@ def _chosen(beton: Beton, config: Subset | Split) -> np.ndarray:
         return select.by_fraction(beton, config.fraction, seed=config.seed)
     if config.rows is not None:
         return select.by_list(beton, config.rows)
-    return select.by_label(beton, config.labels, (read_manifest(beton.path) or {}).get("classes") or [])
+    return select.by_label(beton, config.labels, classes_of(beton))

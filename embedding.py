@@ -14,7 +14,7 @@ from .datasets import open_images, refusing
 from .errors import Refused
 from .evaluation.features import BATCH, Features, Shown, batches
 from .files.opening import replacing
-from .pipeline.manifest import read_columns, read_manifest
+from .pipeline.manifest import classes_of, read_columns
 from .pipeline.recipe import weak
 from .pipeline.sources.arrow import pyarrow
 from .resume import load_encoders
@@ -36,8 +36,8 @@ def embed(config: Embed) -> int:
         library = pyarrow()
         encoders = load_encoders(config.run, ema=config.ema)
         beton = open_images(config.source)
-        names = dict(enumerate((read_manifest(beton.path) or {}).get("classes") or []))
-        tables = {name: texts for name, texts in read_columns(beton.path).items() if name != "row"}
+        names = dict(enumerate(classes_of(beton)))
+        tables = {name: texts for name, texts in read_columns(beton).items() if name != "row"}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shown = Shown(encoders.trained.to(device), weak(encoders.colours.size, encoders.colours))
     facts = {

@@ -69,7 +69,7 @@ def column_task(column: str, train: Beton, test: Beton) -> Task:
     """
     texts = []
     for beton in (train, test):
-        columns = read_columns(beton.path)
+        columns = read_columns(beton)
         if column not in columns:
             there = ", ".join(sorted(columns)) or "none"
             raise ValueError(f"{beton.path} has no column {column!r}: its table has {there}")

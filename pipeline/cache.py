@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .beton import Beton
 from .convert import convert, remarks_on
-from .manifest import cache_folder, open_trusted, sidecars
+from .manifest import cache_folder, lacking, open_trusted, sidecars
 from .sources.candidate import Candidate, Span
 from .sources.folder import TABLE
 from .sources.opened import is_source, items_of, open_sources
@@ -37,7 +37,10 @@ def open_data(path: Path, *, progress: Callable[[int, int], None], say: Callable
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name a .beton file or images")
     if not is_source(path):
-        return open_trusted(path, progress=progress)
+        beton = open_trusted(path, progress=progress)
+        if said := lacking(beton):
+            say(said)
+        return beton
     target = cached_path(path)
     if not (target.exists() and sidecars(target)["manifest"].exists()):
         done = convert([path], target, overwrite=True, workers=usable_cores(), progress=progress)

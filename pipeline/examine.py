@@ -13,7 +13,7 @@ from PIL import Image
 from ..files.opening import descriptor_to_read
 from . import native
 from .beton import RAW, Beton
-from .manifest import read_manifest
+from .manifest import classes_of, read_manifest
 
 BINS = 8
 AHEAD = 64  # rows in flight: bounds memory
@@ -56,7 +56,7 @@ def weights(beton: Beton) -> list[Bin]:
 
 def labels(beton: Beton) -> list[Bin]:
     """How many images each class has, by label; -1 is none."""
-    classes = (read_manifest(beton.path) or {}).get("classes") or []
+    classes = classes_of(beton)
     numbers, counts = np.unique(beton.label_N, return_counts=True)
     return [
         Bin(f"{number} {classes[number]}" if 0 <= number < len(classes) else str(number), int(count))

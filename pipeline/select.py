@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files.opening import make_text, open_text, open_to_read, partial, read_text
+from ..files.opening import make_text, open_to_read, partial, read_text
 from .beton import Beton, Sample
 from .beton_writer import write_beton
-from .manifest import commit, read_columns, read_manifest, sidecars, write_manifest
+from .manifest import commit, manifest_of, read_columns, read_table, sidecars, write_manifest
 from .target import check_target, placing, remove_partials
 
 
@@ -43,7 +43,7 @@ def by_label(beton: Beton, names: Collection[str], classes: Sequence[str]) -> np
 
 def by_list(beton: Beton, path: Path) -> np.ndarray:
     """int64: the rows listed in the text file `path`, one number or file name a line, in that order; each row once."""
-    names = {name: row for row, name in enumerate(read_columns(beton.path).get("file_name", []))}
+    names = {name: row for row, name in enumerate(read_columns(beton).get("file_name", []))}
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         entry = line.strip()
@@ -82,7 +82,7 @@ def copy_rows(
     Labels keep their numbers, and the manifest its class names: an encoder evaluated on a part means the same classes.
     """
     check_part(beton, row_N, target, overwrite=overwrite)
-    manifest = read_manifest(beton.path) or {}
+    manifest, told = manifest_of(beton) or {}, read_table(beton)
 
     def samples() -> Iterator[Sample]:
         remove_partials(target)  # what a killed conversion left
@@ -95,7 +95,7 @@ def copy_rows(
                 progress(done, len(row_N))
 
     def publish(written: Path, target: Path) -> None:
-        _copy_columns(beton.path, target, row_N)
+        _copy_columns(told, target, row_N)
         kept = {name: manifest[name] for name in ("classes", "columns", "settings") if name in manifest}
         source = {"sources": [beton.path.name], "source_fingerprint": beton.fingerprint, "rejected": 0}
         write_manifest(target, source | kept, beton=written)
@@ -105,14 +105,9 @@ def copy_rows(
         write_beton(target, samples(), capacity=len(row_N), publish=publish)
 
 
-def _copy_columns(source: Path, target: Path, row_N: np.ndarray) -> None:
-    """Write the table of `target`: the chosen lines of the source's, which is held in memory meanwhile."""
-    path = sidecars(source)["columns"]
-    lines: list[list[str]] = []
-    head = ["row"]
-    if path.is_file():
-        with open_text(path, errors="surrogateescape", newline="") as file:
-            head, *lines = csv.reader(file)
+def _copy_columns(told: tuple[list[str], list[list[str]]], target: Path, row_N: np.ndarray) -> None:
+    """Write the table of `target`: the chosen lines of the source's."""
+    head, lines = told
     names = [name for name in head[1:] if name != "source_row"]
     kept = [head.index(name) for name in names]
     with make_text(partial(sidecars(target)["columns"]), errors="surrogateescape", newline="") as file:
@@ -121,3 +116,5 @@ def _copy_columns(source: Path, target: Path, row_N: np.ndarray) -> None:
         for row, source_row in enumerate(row_N.tolist()):
             cells = [lines[source_row][at] for at in kept] if lines else []
             writer.writerow([row, *cells, source_row])
+        file.flush()
+        os.fsync(file.fileno())

@@ -36,7 +36,7 @@ def opened(plan: Plan) -> dict[str, Beton]:
     for path, beton in zip(dict(data.parts()).values(), found.values(), strict=True):
         if not columns and not (len(beton) and beton.label_N.min() >= 0):
             raise ValueError(f"{path} has images without a class: name columns in [evaluate], or give images with classes")
-        there = list(read_columns(beton.path)) if columns else []
+        there = list(read_columns(beton)) if columns else []
         for column in columns:
             if column not in there:
                 advice = nearest(column, there) if there else "it has no table"

@@ -446,7 +446,7 @@ def test_the_manifest_is_true(photos, target):
     done = convert([photos], target, encoding=Encoding(quality=90))
     manifest = json.loads(sidecars(target)["manifest"].read_text())
     assert manifest == {
-        "format": 2,
+        "format": 3,
         "rows": done.rows,
         "size_bytes": target.stat().st_size,
         "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
@@ -459,6 +459,11 @@ def test_the_manifest_is_true(photos, target):
         "columns": [],
         "settings": Encoding(quality=90)._asdict(),
         "versions": manifest["versions"],
+        "sidecars": {
+            "columns": {"sha256": hashlib.sha256(sidecars(target)["columns"].read_bytes()).hexdigest(), "rows": done.rows},
+            "quarantine": None,
+            "remarks": None,
+        },
     }
     assert manifest["versions"]["pillow"] == PIL.__version__
     moved = target.parent / "moved" / photos.name

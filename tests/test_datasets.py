@@ -71,7 +71,7 @@ def test_inspect_tells_what_a_file_holds_as_tables_and_as_json(beton, tmp_path):
         assert grid.size == (12 * 98 - 2, 5 * 98 - 2)
         assert np.asarray(grid).std() > 20
     answer = json.loads(viewmill("inspect", beton, "--json").stdout)
-    assert (answer["rows"], answer["checks"]) == (64, {"structure": "sound"})
+    assert (answer["rows"], answer["checks"]) == (64, {"structure": "sound", "sidecars": "as in the manifest"})
     assert answer["histograms"]["label"][0] == {"name": "0 crescent", "images": 8}
 
 

@@ -10,8 +10,10 @@ from PIL import Image
 from viewmill.pipeline import examine, manifest, select
 from viewmill.pipeline.beton import JPEG, RAW, InvalidBeton, Sample, open_beton
 from viewmill.pipeline.beton_writer import write_beton
+from viewmill.pipeline.cache import open_data
 from viewmill.pipeline.convert import convert
 from viewmill.pipeline.manifest import open_trusted, read_columns, read_manifest, sidecars
+from viewmill.run import main
 
 
 @pytest.fixture(autouse=True)
@@ -192,3 +194,132 @@ def test_every_damaged_image_is_named_and_no_other(photos, tmp_path):
 def test_a_summary_is_plain_json(target):
     facts = json.loads(json.dumps(examine.summary(open_beton(target))))
     assert (facts["rows"], facts["jpeg_rows"], facts["raw_rows"], facts["labelled_rows"]) == (24, 24, 0, 24)
+
+
+def spoilt(text, how):
+    head, *lines = text.splitlines(keepends=True)
+    names = [line.split(",", 1)[1] for line in lines]
+    return {
+        "reversed, numbered anew": head + "".join(f"{row},{name}" for row, name in enumerate(reversed(names))),
+        "reversed": head + "".join(reversed(lines)),
+        "cut": head + "".join(lines[:-1]),
+        "cut in a line": text[:-5],
+        "doubled": head + "".join(lines + lines),
+        "doubled whole": text + text,
+        "one cell changed": text.replace("cat/", "cot/", 1),
+        "a row twice": head + "".join([lines[0], lines[0], *lines[2:]]),
+        "empty": "",
+        "a column more": head.replace("file_name", "file_name,age") + "".join(lines),
+        "another table": "name,row\n" + "".join(lines),
+        "missing": None,
+    }[how]
+
+
+HOW = ("reversed, numbered anew", "reversed", "cut", "cut in a line", "doubled", "doubled whole", "one cell changed")
+HOW += ("a row twice", "empty", "a column more", "another table", "missing")
+
+
+def of_format_2(target):
+    """As if an older version had written it."""
+    path = sidecars(target)["manifest"]
+    content = json.loads(path.read_text())
+    del content["sidecars"]
+    path.write_text(json.dumps(content | {"format": 2}))
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_table_that_is_not_the_one_that_was_written_is_refused_by_whoever_reads_it(target, tmp_path, how):
+    path = sidecars(target)["columns"]
+    text = spoilt(path.read_text(), how)
+    path.unlink() if text is None else path.write_text(text)
+    beton = open_beton(target)
+    with pytest.raises(
+        InvalidBeton, match=r"a\.beton\.columns\.csv is .*(put back that one|copy it too), or convert its source"
+    ):
+        read_columns(target)
+    with pytest.raises(InvalidBeton):
+        select.copy_rows(beton, np.arange(3), tmp_path / "part.beton")
+    (tmp_path / "rows.txt").write_text("1\n")
+    with pytest.raises(InvalidBeton):
+        select.by_list(beton, tmp_path / "rows.txt")
+    assert not (tmp_path / "part.beton").exists()
+    assert main(["inspect", str(target)]) == 2
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_an_older_manifest_knows_no_table_but_its_rows_are_counted_and_in_order(target, how):
+    of_format_2(target)
+    path = sidecars(target)["columns"]
+    whole = read_columns(target)
+    text = spoilt(path.read_text(), how)
+    path.unlink() if text is None else path.write_text(text)
+    if how == "missing":
+        assert read_columns(target) == {}
+    elif how in ("reversed, numbered anew", "one cell changed"):  # nothing tells
+        assert read_columns(target) != whole
+    elif how == "cut in a line":
+        assert read_columns(target)["file_name"][-1] != whole["file_name"][-1]
+    else:
+        with pytest.raises(InvalidBeton, match=r"a\.beton.*put back the one that it was written with"):
+            read_columns(target)
+
+
+def test_a_table_from_an_older_conversion_and_one_that_nobody_wrote_are_refused(target, photos, tmp_path):
+    convert([photos / "cat"], tmp_path / "b.beton")
+    os.replace(sidecars(tmp_path / "b.beton")["columns"], sidecars(target)["columns"])
+    with pytest.raises(InvalidBeton, match="its sha256 differs"):
+        read_columns(target)
+    sidecars(tmp_path / "b.beton")["quarantine"].write_text("{}\n")
+    with pytest.raises(InvalidBeton, match=r"does not belong to .*b\.beton, which was written without one: remove it"):
+        manifest.check_sidecar(open_beton(tmp_path / "b.beton"), "quarantine")
+
+
+def test_the_list_of_what_was_rejected_is_bound_too(photos, tmp_path, capsys):
+    (photos / "cat" / "bad.jpg").write_bytes(b"no image")
+    (photos / "dog" / "bad.jpg").write_bytes(b"no image")
+    convert([photos], tmp_path / "a.beton")
+    assert read_manifest(tmp_path / "a.beton")["sidecars"]["quarantine"]["rows"] == 2
+    assert main(["inspect", str(tmp_path / "a.beton")]) == 0
+    path = sidecars(tmp_path / "a.beton")["quarantine"]
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    assert main(["inspect", str(tmp_path / "a.beton")]) == 2
+    assert "of 2 lines that" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_part_is_bound_to_its_table_and_not_made_of_a_file_that_is_not_its_manifests(target, tmp_path, capsys):
+    part = str(tmp_path / "part.beton")
+    assert main(["subset", str(target), part, "--fraction", "0.5"]) == 0
+    table = sidecars(tmp_path / "part.beton")["columns"]
+    assert read_manifest(tmp_path / "part.beton")["sidecars"]["columns"]["rows"] == len(open_beton(tmp_path / "part.beton"))
+    table.write_text(spoilt(table.read_text(), "reversed, numbered anew"))
+    with pytest.raises(InvalidBeton, match="its sha256 differs"):
+        read_columns(tmp_path / "part.beton")
+    flip(target, int(open_beton(target).offset_N[3]) + 40)
+    assert main(["subset", str(target), part, "--fraction", "0.5", "--overwrite"]) == 2
+    assert "its sha256 is not its manifest's" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_manifest_of_another_file_names_no_classes(target, photos, tmp_path):
+    convert([photos / "cat"], tmp_path / "b.beton")
+    os.replace(sidecars(tmp_path / "b.beton")["manifest"], sidecars(target)["manifest"])
+    for read in (manifest.classes_of, examine.labels, read_columns):
+        with pytest.raises(InvalidBeton, match=r"a\.beton is not what its manifest describes"):
+            read(open_beton(target))
+
+
+def test_a_file_that_was_renamed_or_copied_alone_says_what_it_lacks_and_where_that_is(target, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    os.replace(target, tmp_path / "b.beton")
+    said = []
+    assert len(open_data(tmp_path / "b.beton", progress=lambda done, total: None, say=said.append)) == 24
+    assert "b.beton has no manifest (b.beton.json): its classes have numbers alone" in said[0]
+    assert "a.beton.json is that of the same images: copy or rename it, and what else is beside it, too" in said[0]
+    os.replace(tmp_path / "b.beton", tmp_path / "elsewhere" / "b.beton")
+    open_data(tmp_path / "elsewhere" / "b.beton", progress=lambda done, total: None, say=said.append)
+    assert "if it was copied or renamed, do the same with the files beside it" in said[1]
+    for name, path in sidecars(target).items():
+        if path.exists():
+            os.replace(path, sidecars(tmp_path / "elsewhere" / "b.beton")[name])
+    assert len(read_columns(tmp_path / "elsewhere" / "b.beton")["row"]) == 24
+    open_data(tmp_path / "elsewhere" / "b.beton", progress=lambda done, total: None, say=said.append)
+    assert len(said) == 2

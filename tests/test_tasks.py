@@ -16,7 +16,7 @@ def written(path, labels, classes=()):
     samples = (Sample(RAW, 2, 2, label, bytes(12)) for label in labels)
     write_beton(path, samples, capacity=len(labels))
     if classes:
-        sidecars(path)["manifest"].write_text(json.dumps({"classes": classes}))
+        sidecars(path)["manifest"].write_text(json.dumps({"fingerprint": open_beton(path).fingerprint, "classes": classes}))
     return open_beton(path)
 
 
