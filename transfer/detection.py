@@ -142,13 +142,21 @@ def found_of(scene: Scene, output: dict[str, Tensor]) -> Found:
 
 
 def write_detections(path: Path, truth: SceneSet, found: Sequence[Found]) -> None:
-    """Write detections as COCO's servers and pycocotools' loadRes take them, whole or not at all."""
+    """Write detections as COCO's servers and pycocotools' loadRes take them, whole or not at all.
+
+    Ids are those of the file that `truth` was read from, matched by name: it is what they are compared with. What is found
+    of classes that it does not list is left out.
+    """
+    given = {category.name: category.id for category in truth.own or truth.categories}
+    ids = [given.get(category.name) for category in truth.categories]
     rows = []
     for each in found:
         for n, (left, top, right, bottom) in enumerate(each.box_N4.astype(np.float64).tolist()):
+            if (category := ids[int(each.label_N[n]) - 1]) is None:
+                continue
             row: dict[str, Any] = {
                 "image_id": each.image_id,
-                "category_id": truth.categories[int(each.label_N[n]) - 1].id,
+                "category_id": category,
                 "bbox": [left, top, right - left, bottom - top],
                 "score": float(each.score_N[n]),
             }

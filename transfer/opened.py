@@ -70,9 +70,19 @@ def relabelled(scenes: SceneSet, categories: Sequence[Category], path: Path) -> 
             f"{path} has objects of {len(unknown)} classes that the training set does not have ({', '.join(unknown[:5])}); "
             f"it has {', '.join(list(label)[:5])}{', ...' if len(label) > 5 else ''}: name sets of the same classes"
         )
+    listed = {category.name for category in scenes.categories}
+    strange = [name for name in label if name not in listed]
+    notes = list(scenes.notes)
+    if strange:
+        named = f"{', '.join(strange[:5])}{', ...' if len(strange) > 5 else ''}"
+        told = "how well they are found is not measured, and detections.json leaves them out, since they have no id there"
+        notes.append(f"{path} does not list {len(strange)} classes of the training set ({named}): {told}")
     new_label = np.array([0, *(label.get(category.name, 0) for category in scenes.categories)])
     return scenes._replace(
-        scenes=tuple(_with_labels(scene, new_label) for scene in scenes.scenes), categories=tuple(categories)
+        scenes=tuple(_with_labels(scene, new_label) for scene in scenes.scenes),
+        categories=tuple(categories),
+        own=scenes.categories,
+        notes=tuple(notes),
     )
 
 

@@ -69,6 +69,8 @@ class SceneSet(NamedTuple):
     """What was mended or left out, one line a kind with its count, to be said once."""
     sigma_K: tuple[float, ...] = ()
     """How exactly each keypoint can be placed, in COCO's measure; empty where the file does not say."""
+    own: tuple[Category, ...] = ()
+    """The categories as this set's file numbers them, where `categories` are another's: results are written in these."""
 
 
 class Found(NamedTuple):
