@@ -1,9 +1,12 @@
 """What a training may be set to: limits of its flags, and the method that they make. No torch here."""
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from .commands import Train
-from .objectives.method import Method
+from .objectives.method import Method, bounded
+from .objectives.parts import Queue
 from .settings import changed, method_named
 
 # What may change between two starts of one run without making it another run. The data is checked by its fingerprint, the
@@ -13,6 +16,7 @@ FREE = (*FREE, "checkpoint_every", "keep", "keep_every", "log_every", "track", "
 
 ENCODERS = ("resnet18", "resnet34", "resnet50")
 
+QUEUE = "memory.size="  # as it is set
 INFINITY = float("inf")
 LIMITS = {
     "width": (1, 4096),
@@ -57,6 +61,17 @@ def method_of(config: Train) -> Method:
     if config.batch_norm == "shuffled" and method.target is None:
         raise ValueError(f"--batch-norm shuffled is for momentum encoders, and {config.method} has none: use local")
     return method
+
+
+def for_images(config: Train, method: Method, *, rows: int, earlier: Mapping[str, Any]) -> Method:
+    """The method for a data set of so many images: unless its size is set, a queue is no longer than that.
+
+    A run that goes on has the size that it began with, of which `earlier`, its configuration, tells.
+    """
+    if not isinstance(method.memory, Queue) or any(assignment.startswith(QUEUE) for assignment in config.set):
+        return method
+    began = earlier.get("objective", {}).get("memory.size")
+    return changed(method, [f"{QUEUE}{began}"]) if began else bounded(method, rows=rows)
 
 
 def peak_rate(config: Train, method: Method) -> float:

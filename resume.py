@@ -13,6 +13,7 @@ from .journal.log import versions
 from .learner import Learner, Settings, network
 from .models import checkpoint
 from .models.checkpoint import Checkpoint, InvalidCheckpoint
+from .objectives.memory import as_before_
 from .pipeline.recipe import View
 
 Parts = dict[str, dict[str, Tensor]]
@@ -40,6 +41,7 @@ def facts_of(learner: Learner, accelerator: Accelerator, *, step: int) -> dict[s
         "data_fingerprint": learner.settings["data_fingerprint"],
         "memory_rows": {name: [0, len(tensor)] for name, tensor in learner.memory.items() if tensor.ndim},
         "config": learner.settings,
+        "unwritten": "no negatives",  # see `_fill_`
         "versions": versions(),
     }
 
@@ -116,6 +118,8 @@ def _fill_(learner: Learner, held: Checkpoint) -> None:
             tensor.copy_(held.parts[part][name])
     for name, tensor in learner.memory.items():
         tensor.copy_(held.parts[_memory_file(name)]["rows"])
+    if "unwritten" not in held.facts:  # what a memory began with, at random, was a negative then: a run ends as it began
+        as_before_(learner.memory)
 
 
 class Encoders(NamedTuple):

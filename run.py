@@ -67,7 +67,7 @@ from .errors import Failed, Refused
 from .journal.clock import Clock
 from .journal.folder import recorded, settle_config
 from .journal.signals import deferred
-from .limits import FREE, method_of
+from .limits import FREE, for_images, method_of
 from .objectives.method import Method
 from .objectives.schedules import Moment
 from .pipeline.sources.opened import is_source
@@ -123,6 +123,7 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
     from .models.writer import check_room
     from .resume import begun, parts_of, restore_
 
+    method = for_images(config, method, rows=len(beton), earlier=recorded(config.out))
     loader = stack.enter_context(closing(open_loader(config, method, beton, accelerator)))
     settings = describe(config, method, beton, loader)
     # what a run began with is in its checkpoints: the file may be gone, or be of a run that has gone on

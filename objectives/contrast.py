@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import bounds, diagnostics, reweighted
+from . import bounds, diagnostics, queue, reweighted
 from .clusters import same_cluster
 from .gather import everyone, gather, rank, total
-from .memory import BANKS, LABELS, Memory, outer_edge, uses_clusters
+from .memory import BANKS, LABELS, NEVER, Memory, outer_edge, uses_clusters
 from .method import Method
 from .outputs import Images, Outputs
 from .parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Neighbours, Own, Pair, Queue
@@ -54,6 +54,7 @@ class Contrasted(NamedTuple):
     loss_B: Tensor
     facts: dict[str, Tensor]
     log_partition: Tensor | None = None
+    """NCE's; not finite where no process had a negative that tells of it."""
 
 
 def contrast(
@@ -86,16 +87,20 @@ def contrast(
 
 
 def keys(method: Method, pair: Pair, outputs: Outputs, memory: Memory, images: Images) -> tuple[Tensor, Offered]:
-    """The positive of each anchor [B, D], and what is on offer to all of them."""
+    """The positive of each anchor [B, D], and what is on offer to all of them: of a memory what has been written."""
     if isinstance(method.memory, Bank):
         bank_ND, candidate_M = memory[BANKS[pair.key]], images.candidate_M
+        written_N = memory["bank_step"] != NEVER
         if candidate_M.ndim == 1 and len(candidate_M):
-            return bank_ND[images.row_B], Offered(bank_ND[candidate_M], candidate_M)
-        return bank_ND[images.row_B], Offered(bank_ND, torch.arange(len(bank_ND), device=bank_ND.device), in_place=True)
+            offered = Offered(bank_ND[candidate_M], candidate_M, written_N[candidate_M], partial=True)
+            return bank_ND[images.row_B], offered
+        row_N = torch.arange(len(bank_ND), device=bank_ND.device)
+        return bank_ND[images.row_B], Offered(bank_ND, row_N, written_N, in_place=True, partial=True)
     if isinstance(method.memory, Queue):
         assert outputs.target_VBD is not None
         positive_BD = outputs.target_VBD[method.target_views.index(pair.key)]
-        return positive_BD, Offered(memory["queue"], memory["queue_row"])
+        row_Q = memory["queue_row"]
+        return positive_BD, Offered(memory["queue"], row_Q, row_Q != queue.NOBODY, partial=True)
     row_B, valid_B = (gather(part).flatten() for part in (images.row_B, images.valid_B))
     embedding_VBD = everyone(outputs.embedding_VBD)
     views = len(embedding_VBD)
@@ -164,20 +169,23 @@ def _loss(asked: Anchors, negative: Selected, numerator_B: Tensor | None) -> tup
 def _partition(
     bound: NCE, value_BK: Tensor, keep_BK: Tensor, rows: int, old: Tensor, steps: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """log Z for this step, and for the next: fixed; of the first batch; or a moving mean that the first batch starts."""
+    """log Z for this step, and for the next: fixed; of the first batch; or a moving mean that the first batch starts.
+
+    That of the next is NaN, by which the memory stays as it is, where the batch has no negative.
+    """
     count = keep_BK.sum().to(old.dtype)
     log_sum = bounds.log_partition(value_BK, keep_BK, rows=rows) - math.log(rows) + count.clamp(min=1).log()
     log_sum_W = gather(torch.where(count > 0, log_sum, torch.finfo(old.dtype).min))
     counted = total(count)
     batch = torch.logsumexp(log_sum_W, dim=0) - counted.clamp(min=1).log() + math.log(rows)
-    batch = torch.where(counted > 0, batch, math.log(rows))
+    batch, untold = torch.where(counted > 0, batch, math.log(rows)), torch.where(counted > 0, 0, math.nan)
     match bound.partition:
         case "fixed":
             now = torch.zeros_like(old) + bounds.log_fixed_partition(rows)
-            return now, now
+            return now, now + untold
         case "first":
             now = torch.where(steps == 0, batch, old)
-            return now, now
+            return now, now + untold
         case "moving":
             now = torch.where(steps == 0, batch, old)
-            return now, bounds.moving_log_partition(now, batch, decay=bound.decay)
+            return now, bounds.moving_log_partition(now, batch, decay=bound.decay) + untold

@@ -26,7 +26,8 @@ Memory = dict[str, Tensor]
 
 BANKS, LABELS = ("bank", "second_bank"), ("labels", "second_labels")
 FIRST_CLUSTERING_SEED = 1234  # of the released local aggregation
-NEVER = -1
+NEVER = -1  # was a row written: it holds a random direction, and is no negative
+COUNTED = -2  # the same in a run of versions before, which took such rows as negatives
 
 
 def uses_clusters(method: Method) -> bool:
@@ -60,6 +61,13 @@ def start(method: Method, *, rows: int, batch: int, dimension: int, seed: int, d
         memory["outer"] = torch.zeros(REMEMBERED, dtype=torch.float64)
         memory["outer"][0] = method.region.anneal.start
     return memory
+
+
+def as_before_(memory: Memory) -> None:
+    """Make the memory of a run of a version before go on as it did there: what was never written counts as a negative."""
+    for name, absent, counted in (("queue_row", queue.NOBODY, queue.STRANGER), ("bank_step", NEVER, COUNTED)):
+        if name in memory:
+            memory[name].masked_fill_(memory[name] == absent, counted)
 
 
 def _check_region(method: Method, *, rows: int, batch: int) -> None:

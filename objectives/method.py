@@ -184,6 +184,17 @@ class Method:
         return replace(self, positives=Own(), region=Everything(), warm_start=0.0)
 
 
+def bounded(method: Method, *, rows: int) -> Method:
+    """The method with a queue that is no longer than the data set.
+
+    A longer one holds several keys of each image: no more images to be told apart, but so many terms in the denominator that
+    the positive hardly counts there, and log K of them less the loss is no bound on information (docs/methods/moco.md).
+    """
+    if not isinstance(method.memory, Queue) or method.memory.size <= rows:
+        return method
+    return replace(method, memory=replace(method.memory, size=rows))
+
+
 MIN_CANDIDATES = 16_384  # below, the sampled edges of a 1..10 % ring blur: KS to the exact ring .009 at this size
 MIN_INNER = 100  # ranks within the inner edge, below which it would be an accident of the draw where it lies
 

@@ -56,7 +56,9 @@ def loss(
             scalars |= facts if observe else {}
         partitions = [part.log_partition for part in done if part.log_partition is not None]
         if partitions:
-            pending = {"log_partition": torch.stack(partitions), "partition_steps": memory["partition_steps"] + 1}
+            log_partition = torch.stack(partitions)
+            told = torch.isfinite(log_partition).all()
+            pending = {"log_partition": log_partition, "partition_steps": memory["partition_steps"] + told}
         if observe:
             scalars |= _observed(outputs, images, [part.facts for part in done], weight_B)
     return Result(total, {"loss": total.detach()} | {name: value.detach() for name, value in scalars.items()}, pending)
@@ -81,8 +83,10 @@ def _plain_bound(outputs: Outputs, images: Images) -> dict[str, Tensor]:
     row_M, valid_M = (gather(part).flatten() for part in (images.row_B, images.valid_B))
     critic_BM = one_BD @ other_BD.T / OBSERVER_TEMPERATURE
     positive_B = (one_BD * outputs.embedding_VBD[1]).sum(dim=1) / OBSERVER_TEMPERATURE
-    bound = info_nce(positive_B, critic_BM, (row_M[None] != images.row_B[:, None]) & valid_M[None])
+    others_BM = (row_M[None] != images.row_B[:, None]) & valid_M[None]
+    bound = info_nce(positive_B, critic_BM, others_BM)
     return {
+        "nearer": ((critic_BM > positive_B[:, None]) & others_BM).sum(dim=1) / others_BM.sum(dim=1).clamp(min=1),
         "bound": bound.value_B,
         "ceiling": bound.log_terms_B,
         "bound_valid": torch.ones_like(bound.loss_B),

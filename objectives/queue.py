@@ -10,7 +10,8 @@ from torch import Tensor
 
 from . import bank
 
-NOBODY = -1  # whose image a slot shows before it is first written
+NOBODY = -1  # whose image a slot shows before it is first written: no negative of anyone
+STRANGER = -2  # the same in a run that versions before have begun, which took such slots as negatives of everyone
 
 
 def start(size: int, dimension: int, *, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -32,10 +32,12 @@ class Ranking:
         *,
         own_N: Tensor | None = None,
         hidden_NM: Tensor | None = None,
+        absent_M: Tensor | None = None,
     ) -> None:
         """Write the places of the ranks `taken_K` among the `count` nearest rows of each anchor to `out_NK`.
 
-        The place `own_N` and what is `hidden_NM` rank last; so the ranks of the others are as if these were not there.
+        The place `own_N`, what is `hidden_NM`, and `absent_M` for all, rank last; so the ranks of the others are as if these
+        were not there.
         """
         for start in range(0, len(critic_NM), self._size):
             block = slice(start, start + self._size)
@@ -48,5 +50,7 @@ class Ranking:
                 high_CM.scatter_(1, own_N[block, None], LAST)
             if hidden_NM is not None:
                 high_CM.masked_fill_(hidden_NM[block], LAST)
+            if absent_M is not None:
+                high_CM.masked_fill_(absent_M, LAST)
             key_CK = halves_CM2.view(torch.int64)[..., 0].topk(count, dim=1).values[:, taken_K]
             out_NK[block] = self._rows - 1 - (key_CK & 0xFFFFFFFF)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .attach import attach
 from .parts import Everything, Nearest, Region, SameCluster
+from .places import Window as Window
+from .places import positions
 from .ranking import Ranking
 
 BLOCK = 16 << 20  # critic values of a block of anchors: 67 MB in single precision, 13 anchors against 1,281,167 rows
@@ -24,26 +26,15 @@ BLOCK = 16 << 20  # critic values of a block of anchors: 67 MB in single precisi
 class Offered(NamedTuple):
     """Rows on offer to every anchor: embeddings, the image each one shows (-1: nobody's), whether it counts.
 
-    `in_place`: row i shows image i, so that an anchor's own row is known without a search.
+    `in_place`: row i shows image i, so that an anchor's own row is known without a search. `partial`: what does not count is
+    as if it were not there, so that a share of the rows is one of those that count (a memory that has not been filled yet).
     """
 
     key_MD: Tensor
     row_M: Tensor
     valid_M: Tensor | None = None
     in_place: bool = False
-
-
-class Window(NamedTuple):
-    """Ranks `inner` to `outer`, the nearest being 0, and how many of them to take, spread evenly from `offset` in [0, 1).
-
-    Before them come `near` of the ranks that are nearer than `inner`, as evenly.
-    """
-
-    inner: int
-    outer: int
-    taken: int
-    offset: float = 0.0
-    near: int = 0
+    partial: bool = False
 
 
 class Selected(NamedTuple):
@@ -88,7 +79,7 @@ def window(region: Region, rows: int, *, limit: int | None, outer: float | None 
     if inner >= beyond:
         raise ValueError(f"a ring from {shares[0]:g} to {shares[1]:g} of {rows} rows is empty: widen it")
     count = min(beyond - inner, limit or rows)
-    return Window(inner, beyond, count, math.modf((step + 1) * 0.6180339887498949)[0])
+    return Window(inner, beyond, count, math.modf((step + 1) * 0.6180339887498949)[0], shares=shares)
 
 
 def with_neighbours(where: Window, *, among_negatives: bool, limit: int | None) -> Window:
@@ -117,20 +108,23 @@ def allowed_rows(offered: Offered, same_cluster: Callable[[Tensor], Tensor] | No
     return allowed
 
 
-def cut(where: Window, critic_NM: Tensor, allowed_NM: Tensor) -> Selected:
+def cut(where: Window, critic_NM: Tensor, allowed_NM: Tensor, there: Tensor | None = None) -> Selected:
     """The rows of `where` out of a whole matrix of critic values, with gradient to it.
 
-    Ranks are those of the allowed rows alone, in single precision, ties in the order of the rows.
+    Ranks are those of the allowed rows alone, in single precision, ties in the order of the rows. Where `there` is given
+    (0-dimensional, on the device) a ring's edges are shares of so many rows.
     """
     rows = critic_NM.shape[1]
     if where.taken == rows:
         return Selected(critic_NM, allowed_NM, torch.arange(rows, device=critic_NM.device).expand_as(critic_NM))
     with torch.no_grad():
-        taken_K = positions(where, critic_NM.device)
+        taken_K, within_K = positions(where, rows, there, critic_NM.device)
         index_NK = torch.empty(len(critic_NM), len(taken_K), dtype=torch.int64, device=critic_NM.device)
         ranking = Ranking(len(critic_NM), rows, critic_NM.device)
         ranking.nearest_(index_NK, critic_NM, where.outer, taken_K, hidden_NM=~allowed_NM)
-    return Selected(critic_NM.gather(1, index_NK), allowed_NM.gather(1, index_NK), index_NK)
+        keep_NK = allowed_NM.gather(1, index_NK)
+        keep_NK = keep_NK if within_K is None else keep_NK & within_K
+    return Selected(critic_NM.gather(1, index_NK), keep_NK, index_NK)
 
 
 def select(
@@ -148,8 +142,9 @@ def select(
     """
     allowed, rows = allowed_rows(offered, same_cluster), len(offered.key_MD)
     if where.taken == rows or len(anchor_ND) * rows <= BLOCK:
-        return cut(where, anchor_ND @ offered.key_MD.T / temperature, allowed(own_N))
-    own_alone = offered.in_place and offered.valid_M is None and same_cluster is None
+        there = offered.valid_M.sum() if offered.valid_M is not None and offered.partial else None
+        return cut(where, anchor_ND @ offered.key_MD.T / temperature, allowed(own_N), there)
+    own_alone = offered.in_place and same_cluster is None
     return _in_blocks(where, anchor_ND, own_N, offered, temperature, None if own_alone else allowed)
 
 
@@ -165,11 +160,14 @@ def gathered(anchor_ND: Tensor, own_N: Tensor, offered: Offered, index_NK: Tenso
 def _in_blocks(
     where: Window, anchor_ND: Tensor, own_N: Tensor, offered: Offered, temperature: float, allowed: Allowed | None
 ) -> Selected:
-    """The same, a block of anchors at a time. `allowed` None: all but the row whose place is the anchor's own."""
+    """The same, a block of anchors at a time. `allowed` None: all that count but the row whose place is the anchor's own."""
     anchors, rows, device = len(anchor_ND), len(offered.key_MD), anchor_ND.device
     with torch.no_grad():
         fixed_ND, key_MD = anchor_ND.detach() / temperature, offered.key_MD.detach()
-        taken_K, ranking = positions(where, device), Ranking(anchors, rows, device)
+        valid_M = offered.valid_M
+        there = valid_M.sum() if valid_M is not None and offered.partial else None
+        absent_M = None if valid_M is None else ~valid_M
+        (taken_K, within_K), ranking = positions(where, rows, there, device), Ranking(anchors, rows, device)
         # made before the blocks: small results kept between large ones freed would pin 400 MB of heap
         shape = (anchors, len(taken_K))
         index_NK = torch.empty(shape, dtype=torch.int64, device=device)
@@ -179,26 +177,14 @@ def _in_blocks(
             block = slice(start, start + size)
             critic_CM, own_C, index_CK = fixed_ND[block] @ key_MD.T, own_N[block], index_NK[block]
             if allowed is None:
-                ranking.nearest_(index_CK, critic_CM, where.outer, taken_K, own_N=own_C)
+                ranking.nearest_(index_CK, critic_CM, where.outer, taken_K, own_N=own_C, absent_M=absent_M)
                 keep_NK[block] = index_CK != own_C[:, None]
+                if valid_M is not None:
+                    keep_NK[block] &= valid_M[index_CK]
             else:
                 allowed_CM = allowed(own_C)
                 ranking.nearest_(index_CK, critic_CM, where.outer, taken_K, hidden_NM=~allowed_CM)
                 keep_NK[block] = allowed_CM.gather(1, index_CK)
             value_NK[block] = critic_CM.gather(1, index_CK)
+        keep_NK = keep_NK if within_K is None else keep_NK & within_K
     return Selected(attach(anchor_ND, offered.key_MD, index_NK, value_NK, 1 / temperature), keep_NK, index_NK)
-
-
-def positions(where: Window, device: torch.device) -> Tensor:
-    """int64: the ranks to take, the near ones first."""
-    taken_K = where.inner + _spread(where.taken, where.outer - where.inner, where.offset, device)
-    return torch.cat((_spread(where.near, where.inner, where.offset, device), taken_K)) if where.near else taken_K
-
-
-def _spread(count: int, width: int, offset: float, device: torch.device) -> Tensor:
-    """`count` of the numbers below `width`, at even distances from `offset` on; all of them where there are no more."""
-    number_K = torch.arange(count, device=device)
-    if count >= width:
-        return number_K
-    # distinct, since neighbours lie at least one apart
-    return ((number_K.double() + offset) * (width / count)).floor().clamp(max=width - 1).long()

@@ -45,6 +45,7 @@ from viewmill.objectives.parts import (
     Ring,
     SameCluster,
 )
+from viewmill.objectives.places import positions
 from viewmill.objectives.regions import cut, window, with_neighbours
 from viewmill.objectives.schedules import Moment, Schedule
 from viewmill.objectives.superinfo import ceb_expected
@@ -164,6 +165,8 @@ def memory_of(method, dtype=torch.float64):
             memory[name] = (torch.arange(ROWS, dtype=torch.int32) * 7 + torch.tensor([[0], [3]], dtype=torch.int32)) % 11
     if "queue_row" in memory:
         memory["queue_row"] = torch.arange(ROWS) - 50  # some of nobody, some of the batch's own
+    if "bank_step" in memory:
+        memory["bank_step"].zero_()  # every row has been written
     return memory
 
 
@@ -213,7 +216,7 @@ def test_ir_over_the_whole_bank_is_a_softmax_over_it(seed, count):
 def test_moco_is_a_softmax_over_the_positive_and_the_queue():
     method = SMALL["moco-v1"]
     outputs, memory, batch = outputs_of(method, 5), memory_of(method), images(5)
-    memory["queue_row"].fill_(-1)
+    memory["queue_row"].fill_(1)  # an image that is not of the batch
     query, key = outputs.embedding_VBD[0], outputs.target_VBD[0]
     logits = torch.cat(((query * key).sum(1, keepdim=True), query @ memory["queue"].T), dim=1) / method.bound.temperature
     expected = F.cross_entropy(logits, torch.zeros(5, dtype=torch.int64))
@@ -575,6 +578,9 @@ def test_every_method_starts_learns_and_remembers(name):
     memory = memories.start(method, rows=ROWS, batch=8, dimension=D, seed=0, device=CPU)
     memories.refresh_(method, memory, NOW)
     outputs = outputs_of(method, 4, model=model, dtype=torch.float32)
+    for others in range(1, 37, 4):  # what has not been written yet is no negative: of an empty memory nothing is learnt
+        seen = images(4)._replace(row_B=(torch.arange(4) + others) * 5 % ROWS)
+        memories.write_(method, memory, outputs, seen, NOW._replace(step=others // 4), {})
     result = loss(method, outputs, memory, images(4), NOW)
     result.loss.backward()
     assert sum(p.grad.norm() for p in model.parameters() if p.grad is not None) > 0
@@ -602,6 +608,7 @@ def test_false_negatives_are_the_share_of_negatives_with_the_anchors_label():
 def test_bank_age_is_counted_in_steps_over_rows_that_were_ever_written():
     method, outputs, batch = replace(SMALL["ir"], memory=Bank(negatives=ROWS)), outputs_of(SMALL["ir"], 4), images(4)
     memory = memory_of(method)
+    memory["bank_step"].fill_(-1)
     assert loss(method, outputs, memory, batch, NOW).scalars["bank_age"].item() == 0
     memory["bank_step"][100:150] = 40
     memory["bank_step"][150:] = 80
@@ -617,6 +624,132 @@ def test_everything_and_a_ball_are_always_bounds_and_a_ring_is_where_its_conditi
         for region in (Everything(), Ring(0, 0.1), Ring(0, 0.9), Nearest(30), Ring(0.5, 1))
     }
     assert list(valid.values()) == [1, 1, 1, 1, 0]
+
+
+# What a memory does not hold yet
+
+
+FEWER = [1, 7, 60, 199]  # rows that have been written
+
+
+def of_these(method, memory, here):
+    """A memory of the rows `here` alone, and the batch's own rows as they are there."""
+    only = dict(memory)
+    for name in ("queue", "queue_row"):
+        if name in memory:
+            only[name] = memory[name][here]
+    return only
+
+
+@pytest.mark.parametrize("there", FEWER)
+@pytest.mark.parametrize("name", [name for name in CONTRASTED if isinstance(SMALL[name].memory, Queue)])
+def test_slots_of_a_queue_that_hold_nobody_are_no_negatives(name, there):
+    method, memory = SMALL[name], memory_of(SMALL[name])
+    here = torch.arange(ROWS).roll(-30)[:there].sort().values
+    memory["queue_row"] = torch.full((ROWS,), -1).scatter(0, here, here)
+    outputs, batch = outputs_of(method, 5), images(5)
+    found = loss(method, outputs, memory, batch, NOW)
+    ring = method.region if isinstance(method.region, Ring) else Ring(0, 1)
+    inner, outer = math.floor(ring.inner * there + 1e-9), math.floor(ring.outer * there + 1e-9)
+    ring = Ring(inner / there, max(outer, inner + 1) / there)  # what there is room for among so few
+    alone = loss(replace(method, region=ring), outputs, of_these(method, memory, here), batch, NOW)
+    torch.testing.assert_close(found.loss, alone.loss)
+    told = [{k: v for k, v in each.scalars.items() if "bound_valid" not in k} for each in (found, alone)]
+    torch.testing.assert_close(*told)  # but for what is true of a ball, as a ring in so few rows is one
+    assert found.scalars["ceiling"] <= math.log(1 + there)
+
+
+@pytest.mark.parametrize("name", BANKED)
+def test_rows_of_a_bank_that_were_never_written_are_no_negatives(name):
+    method, memory = replace(SMALL[name], memory=replace(SMALL[name].memory, exact=True)), memory_of(SMALL[name])
+    here = torch.arange(ROWS)[torch.arange(ROWS) % 4 != 0]
+    memory["bank_step"] = torch.full((ROWS,), -1).scatter(0, here, 3)
+    outputs, batch = outputs_of(method, 5), images(5)
+    some = loss(method, outputs, memory, batch, NOW)
+    far = dict(memory)
+    for bank in ("bank", "second_bank"):
+        if bank in memory:  # wherever they lie, but for the anchors' own rows, which are positives
+            own = torch.isin(torch.arange(ROWS), batch.row_B)
+            moved = (memory["bank_step"] == -1) & ~own
+            far[bank] = torch.where(moved[:, None], outputs.embedding_VBD[0, 0].detach(), memory[bank])
+    torch.testing.assert_close(some.loss, loss(method, outputs, far, batch, NOW).loss)
+    if isinstance(method.region, Everything | Ring) and isinstance(method.positives, Own):
+        drawn = loss(method, outputs, memory_of(method), images(5, candidate_M=here), NOW)
+        torch.testing.assert_close(some.loss, drawn.loss)
+        torch.testing.assert_close(some.scalars["ceiling"], drawn.scalars["ceiling"])
+    unwritten = (memory["bank_step"][batch.row_B] == -1).double().mean().item()
+    assert some.scalars["bound_valid"].item() <= 1 - unwritten + 1e-9
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("name", [name for name in CONTRASTED if not isinstance(SMALL[name].memory, Batch)])
+def test_an_empty_memory_has_no_negative_and_a_gradient_of_numbers(name, blocks, monkeypatch):
+    if blocks:
+        monkeypatch.setattr("viewmill.objectives.regions.BLOCK", 1000)
+    method, model = replace(SMALL[name], terms=()), Toy()
+    memory = memories.start(method, rows=ROWS, batch=8, dimension=D, seed=3, device=CPU)
+    memory = {key: x.double() if x.dtype == torch.float32 else x for key, x in memory.items()}
+    result = loss(method, outputs_of(method, 4, model=model), memory, images(4), NOW)
+    result.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert all(torch.isfinite(value).all() for value in result.scalars.values())
+    assert result.scalars["ceiling"] == 0
+    assert result.scalars["bound"] == pytest.approx(0, abs=1e-9)
+    memories.write_(method, memory, outputs_of(method, 4), images(4), NOW, result.pending)
+    if "partition_steps" in memory:
+        assert memory["partition_steps"] == 0  # Z is that of the first batch that has negatives
+        assert memory["log_partition"].tolist() == [0.0] * len(method.contrast)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    rows=st.integers(120, 700),
+    share=st.floats(0, 1),
+    inner=st.sampled_from([0.0, 0.01, 0.05, 0.29, 0.5]),
+    limit=st.sampled_from([None, 7, 40]),
+    near=st.booleans(),
+)
+def test_the_ranks_of_a_memory_that_is_not_full_are_those_of_as_many_rows(rows, share, inner, limit, near):
+    region, there = Ring(inner, 0.6), max(1, round(share * rows))
+    where, other = window(region, rows, limit=limit, step=5), None
+    few = math.floor(round(inner * there, 9)), math.floor(round(0.6 * there, 9))
+    if few[0] < few[1]:
+        other = where._replace(inner=few[0], outer=few[1], taken=min(few[1] - few[0], limit or there))
+    if near and inner:
+        where = with_neighbours(where, among_negatives=False, limit=limit)
+        other = other and with_neighbours(other, among_negatives=False, limit=limit)
+    taken_K, within_K = positions(where, rows, torch.tensor(there), CPU)
+    kept = taken_K[within_K].tolist()
+    assert len(set(kept)) == len(kept)
+    if other is None:
+        assert kept[-1:] == [few[0]]
+    elif other.near <= where.near:
+        assert kept == positions(other, there, None, CPU)[0].tolist()
+    whole_K, _ = positions(where, rows, None, CPU)
+    assert torch.equal(positions(where, rows, torch.tensor(rows), CPU)[0], whole_K)
+
+
+def test_the_bound_of_a_queue_counts_images_and_not_keys():
+    method, memory = SMALL["moco-v1"], memory_of(SMALL["moco-v1"])
+    outputs, batch = outputs_of(method, 5), images(5)
+    memory["queue_row"] = torch.arange(ROWS)
+    once = loss(method, outputs, memory, batch, NOW).scalars
+    for copies in (2, 32):
+        many = memory | {"queue": memory["queue"].repeat(copies, 1), "queue_row": memory["queue_row"].repeat(copies)}
+        said = loss(method, outputs, many, batch, NOW).scalars
+        for name in ("bound", "ceiling"):
+            torch.testing.assert_close(said[name], once[name])
+        assert said["loss"] > once["loss"]
+
+
+def test_how_many_others_are_nearer_than_the_positive_is_a_half_by_chance():
+    for name in CONTRASTED:
+        method = SMALL[name]
+        assert 0.2 < loss(method, outputs_of(method, 8), memory_of(method), images(8), NOW).scalars["nearer"] < 0.8
+    method = SMALL["ir"]
+    outputs, memory, batch = outputs_of(method, 5), memory_of(method), images(5)
+    memory["bank"][batch.row_B] = outputs.embedding_VBD[0].detach()
+    assert loss(method, outputs, memory, batch, NOW).scalars["nearer"] == 0
 
 
 # NCE and its Z

@@ -1,6 +1,7 @@
 """The queue: where a step's keys go, for batches of any size, and what never gets in."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from viewmill.commands import Train
+from viewmill.limits import for_images
+from viewmill.objectives import memory as memories
 from viewmill.objectives import queue
+from viewmill.objectives.methods import METHODS
 
 CPU = torch.device("cpu")
 
@@ -52,3 +57,34 @@ def test_it_starts_from_the_same_unit_keys_for_a_seed():
     assert torch.equal(one, other)
     assert not torch.equal(one, another)
     torch.testing.assert_close(one.norm(dim=1), torch.ones(50))
+
+
+# How long it is
+
+
+def length(*assignments, name="moco-v2", rows=2000, earlier=None):
+    config = Train(data=Path("a"), out=Path("b"), method=name, set=assignments)
+    return for_images(config, METHODS[name], rows=rows, earlier=earlier or {}).memory.size
+
+
+def test_unless_it_is_set_it_is_no_longer_than_the_data_set():
+    assert length() == 2000
+    assert length(rows=10**6) == 65_536
+    assert length("memory.size=65536") == 65_536  # the method has it already
+    assert for_images(Train(data=Path("a"), out=Path("b")), METHODS["simclr"], rows=8, earlier={}) is METHODS["simclr"]
+
+
+def test_a_run_that_goes_on_keeps_the_length_that_it_began_with():
+    assert length(earlier={"objective": {"memory.size": 65_536}}) == 65_536
+    assert length(earlier={"objective": {"memory.size": 512}}, rows=100) == 512
+
+
+def test_a_run_begun_by_a_version_before_goes_on_with_its_random_negatives():
+    memory = memories.start(METHODS["moco-v2"], rows=9, batch=4, dimension=3, seed=0, device=CPU)
+    memory["queue_row"][:4] = torch.arange(4)
+    memories.as_before_(memory)
+    assert memory["queue_row"][:6].tolist() == [0, 1, 2, 3, queue.STRANGER, queue.STRANGER]
+    bank = memories.start(METHODS["ir"], rows=3, batch=4, dimension=3, seed=0, device=CPU)
+    bank["bank_step"][0] = 7
+    memories.as_before_(bank)
+    assert bank["bank_step"].tolist() == [7, memories.COUNTED, memories.COUNTED]
