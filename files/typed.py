@@ -13,12 +13,12 @@ import re
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import msgspec
 
 from .opening import SMALL, read_bytes
-from .wording import Key, bare, dotted, fields_of, inner, nearest, noun, sentence, shown
+from .wording import Key, arms, bare, dotted, fields_of, inner, nearest, noun, sentence, shown
 
 T = TypeVar("T")
 DEEPEST = 64  # levels: of the ten that our own files have, far more than any needs
@@ -63,11 +63,19 @@ def fitted(value: Any, kind: type[T], *, where: str = "", at: Sequence[Key] = ()
     return _fit(value, kind, named)
 
 
+def check_fields(made: Any, *, named: Callable[[str], str] = str) -> None:
+    """Raise Misfit for the first field of a dataclass's instance that is out of its range; `named` says what it is called.
+
+    Fields that are dataclasses themselves have been checked as they were made.
+    """
+    for name, hint in fields_of(type(made)).items():
+        if not any(fields_of(arm) for arm in arms(hint)):
+            _fit(getattr(made, name), hint, lambda keys, name=name: named(dotted([name, *keys])))
+
+
 def check_settings(settings: Any) -> None:
-    """Raise Misfit, naming the flag, for the first setting of a command's dataclass that is out of its range."""
-    for name, hint in get_type_hints(type(settings), include_extras=True).items():
-        flag = f"--{name.replace('_', '-')}"
-        _fit(getattr(settings, name), hint, lambda _, flag=flag: flag)
+    """The same of a command's settings, which are named as its flags are."""
+    check_fields(settings, named=lambda name: f"--{name.partition('[')[0].replace('_', '-')}")
 
 
 def _parsed(data: bytes, language: str, parse: Callable[[str], Any], where: str) -> Any:
@@ -192,4 +200,15 @@ def _in_words(text: str, value: Any, kind: Any, named: Callable[[Sequence[Key]],
     return f"{named(keys).removesuffix(': it')}: {said}"  # what a dataclass says of its own fields
 
 
-__all__ = ["Misfit", "check_settings", "fitted", "nearest", "noun", "of_json", "of_toml", "read_json", "read_toml"]
+__all__ = [
+    "Misfit",
+    "check_fields",
+    "check_settings",
+    "fitted",
+    "nearest",
+    "noun",
+    "of_json",
+    "of_toml",
+    "read_json",
+    "read_toml",
+]

@@ -73,7 +73,7 @@ def _split(kind: Any) -> tuple[Any, dict[str, Any]]:
     return kind, limits
 
 
-def _arms(kind: Any) -> list[Any]:
+def arms(kind: Any) -> list[Any]:
     """The types of a union but for None; a type that is none is its own."""
     kind = _split(kind)[0]
     if get_origin(kind) in (Union, types.UnionType):
@@ -92,9 +92,9 @@ def _base(kind: Any) -> Any:
 
 def bare(kind: Any, value: Any) -> Any:
     """`kind` without annotations; of a union the type that a value such as `value` is meant to be."""
-    arms = _arms(kind)
+    found = arms(kind)
     wanted = dict if isinstance(value, dict) else tuple if isinstance(value, list | tuple) else None
-    chosen = next((arm for arm in arms if _base(arm) is wanted), arms[0])
+    chosen = next((arm for arm in found if _base(arm) is wanted), found[0])
     return _split(chosen)[0]
 
 
@@ -112,7 +112,7 @@ def inner(kind: Any, key: Key) -> Any:
 
 def sentence(kind: Any, value: Any) -> str:
     """What `value`, which is none of type `kind`, must be: "must lie in 0 to 1", "must be a whole number of 1 or more"."""
-    for arm in _arms(kind) if get_origin(_split(kind)[0]) in (Union, types.UnionType) else [kind]:
+    for arm in arms(kind) if get_origin(_split(kind)[0]) in (Union, types.UnionType) else [kind]:
         limits, base = _split(arm)[1], _base(arm)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and (base is float or (base is int and isinstance(value, int))):
@@ -126,11 +126,11 @@ def sentence(kind: Any, value: Any) -> str:
 
 def noun(kind: Any) -> str:
     """What a value of type `kind` is: "a number in 0 to 1", "a list of 3 numbers", "one of local, shuffled"."""
-    arms = _arms(kind)
-    if len(arms) > 1:
-        return " or ".join(dict.fromkeys(map(noun, arms)))
-    limits = _split(kind)[1] | _split(arms[0])[1]
-    base, args = _base(arms[0]), get_args(_split(arms[0])[0])
+    found = arms(kind)
+    if len(found) > 1:
+        return " or ".join(dict.fromkeys(map(noun, found)))
+    limits = _split(kind)[1] | _split(found[0])[1]
+    base, args = _base(found[0]), get_args(_split(found[0])[0])
     if base is Literal:
         return f"{'one of ' if len(args) > 1 else ''}{', '.join(map(str, args))}"
     if base is tuple:

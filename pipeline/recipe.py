@@ -2,26 +2,42 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from ..files.typed import check_fields
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # As the authors of CMC (arXiv 1906.05849) normalise: the middle and half the range of each channel.
 LAB_MEAN, LAB_STD = (50.0, 6.025, -6.6895), (50.0, 92.208, 101.1675)
+VIEWS = 64  # of an image, at most
+SCALES = {"rgb": (0, 1), "lab": (-128, 128), "ycbcr": (0, 255)}  # what a channel's value may be
 YCBCR_MEAN, YCBCR_STD = (116.151, 121.080, 132.342), (109.500, 111.855, 111.964)
+
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Strength = Annotated[float, Meta(ge=0, le=10)]
+Side = Annotated[int, Meta(ge=1, le=4096)]
+Sigma = Annotated[float, Meta(gt=0, le=1000)]
+Positive = Annotated[float, Meta(gt=0)]
+Channels = Annotated[int, Meta(ge=1, le=3)]
+Ratio = Annotated[float, Meta(ge=0.01, le=100)]
 
 
 @dataclass(frozen=True)
 class RandomCrop:
     """torchvision's RandomResizedCrop: an area share and an aspect ratio (log-uniform), placed uniformly."""
 
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[Share, Share] = (0.2, 1.0)
+    ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+        check_fields(self)
+        if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale must rise within (0, 1], got {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
+        if self.ratio[0] > self.ratio[1]:
             raise ValueError(f"ratio must rise above 0, got {self.ratio}")
 
 
@@ -29,11 +45,10 @@ class RandomCrop:
 class CentreCrop:
     """The centred square whose side is `share` of the shorter side: 0.875 is resize 256 and crop 224."""
 
-    share: float = 0.875
+    share: Share = 0.875
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie in (0, 1], got {self.share}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -44,42 +59,41 @@ class Patch:
     height and width, at a place of its own. 64 of 85 px are the paper's.
     """
 
-    slot: int
+    slot: Annotated[int, Meta(ge=0)]
     within: RandomCrop = RandomCrop((0.6, 1.0))
-    cells: int = 3
-    share: float = 64 / 85
+    cells: Annotated[int, Meta(ge=1, le=16)] = 3
+    share: Share = 64 / 85
 
     def __post_init__(self) -> None:
-        if not 0 <= self.slot < self.cells**2:
+        check_fields(self)
+        if self.slot >= self.cells**2:
             raise ValueError(f"a slot must lie in 0 to {self.cells**2 - 1}, got {self.slot}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie in (0, 1], got {self.share}")
 
 
 @dataclass(frozen=True)
 class Jitter:
     """torchvision's ColorJitter, applied with `probability`; factors are drawn from 1 +- the strength, hue from +- hue."""
 
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
-    probability: float = 1.0
+    brightness: Strength
+    contrast: Strength
+    saturation: Strength
+    hue: Annotated[float, Meta(ge=0, le=0.5)]
+    probability: Probability = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.brightness, self.contrast, self.saturation, self.hue) < 0 or self.hue > 0.5:
-            raise ValueError(f"strengths must be 0 or more and hue at most 0.5, got {self}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class Blur:
     """Gaussian blur with `probability`; `sigma` in pixels of the view, drawn uniformly."""
 
-    probability: float = 0.5
-    sigma: tuple[float, float] = (0.1, 2.0)
+    probability: Probability = 0.5
+    sigma: tuple[Sigma, Sigma] = (0.1, 2.0)
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma[0] <= self.sigma[1]:
+        check_fields(self)
+        if self.sigma[0] > self.sigma[1]:
             raise ValueError(f"sigma must rise above 0, got {self.sigma}")
 
 
@@ -90,28 +104,29 @@ class View:
     `split` cuts its channels into tensors of their own: (1, 2) is L and ab, two halves of one draw.
     """
 
-    size: int
+    size: Side
     crop: RandomCrop | CentreCrop | Patch = RandomCrop()
-    flip: float = 0.5
+    flip: Probability = 0.5
     jitter: Jitter | None = None
-    grey: float = 0.0
+    grey: Probability = 0.0
     blur: Blur | None = None
-    solarise: float = 0.0
+    solarise: Probability = 0.0
     space: Literal["rgb", "lab", "ycbcr"] = "rgb"
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    split: tuple[int, ...] = (3,)
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    split: tuple[Channels, ...] = (3,)
 
     def __post_init__(self) -> None:
-        if min(self.split, default=0) < 1 or sum(self.split) != 3:
+        check_fields(self)
+        if sum(self.split) != 3:
             raise ValueError(f"split must share out 3 channels, got {self.split}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be above 0, got {self.std}")
-        for name in ("flip", "grey", "solarise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
-        if self.size < 1:
-            raise ValueError(f"a view's size must be at least 1 pixel, got {self.size}")
+        low, high = SCALES[self.space]
+        if not all(low <= middle <= high for middle in self.mean):
+            advice = ": divide by 255" if self.space == "rgb" else ""
+            raise ValueError(f"mean of {self.space} must lie in {low} to {high}, got {self.mean}{advice}")
+        if max(self.std) > high:
+            advice = ": divide by 255" if self.space == "rgb" else ""
+            raise ValueError(f"std of {self.space} must be above 0 and at most {high}, got {self.std}{advice}")
 
     @property
     def has_colour(self) -> bool:
@@ -126,8 +141,8 @@ class Recipe:
     views: tuple[View, ...]
 
     def __post_init__(self) -> None:
-        if not self.views:
-            raise ValueError("a recipe needs at least one view")
+        if not 1 <= len(self.views) <= VIEWS:
+            raise ValueError(f"a recipe has 1 to {VIEWS} views, got {len(self.views):,}")
 
     @property
     def groups(self) -> tuple[tuple[int, ...], ...]:

@@ -11,12 +11,22 @@ grey = 0.2
 
 import dataclasses
 import difflib
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from .recipe import RECIPES, Blur, CentreCrop, Jitter, Patch, RandomCrop, Recipe, View
+from msgspec import Meta, Struct
+
+from ..files.typed import Misfit, fitted, read_toml
+from ..files.wording import dotted, fields_of, nearest
+from .recipe import RECIPES, VIEWS, CentreCrop, Patch, RandomCrop, Recipe, View
+
+Table = dict[str, Any]
+
+
+class Given(Struct, forbid_unknown_fields=True, frozen=True):
+    """A recipe as it stands in a file."""
+
+    views: Annotated[list[Table], Meta(min_length=1, max_length=VIEWS)]
 
 
 def recipe_of(name: str, size: int) -> Recipe:
@@ -27,43 +37,56 @@ def recipe_of(name: str, size: int) -> Recipe:
         near = difflib.get_close_matches(name, RECIPES, 1)
         hint = f"did you mean {near[0]}?" if near else f"use {', '.join(RECIPES)}, or a file that ends in .toml"
         raise ValueError(f"no recipe is called {name!r}: {hint}")
-    with open(name, "rb") as file:
-        try:
-            return _recipe(tomllib.load(file), size)
-        except (ValueError, TypeError) as error:  # tomllib's errors are ValueErrors
-            raise ValueError(f"{Path(name)}: {error}") from None
+    given = read_toml(Path(name), Given)
+    return made(given, where=name, size=size)
 
 
-def _recipe(content: Mapping[str, Any], size: int) -> Recipe:
-    if set(content) != {"views"} or not isinstance(content["views"], list):
-        raise ValueError("a recipe is a list of [[views]] and nothing else")
+def recipe_from(content: Any, *, where: str) -> Recipe:
+    """The recipe that `data_of` has written; raises Misfit, in which `where` says what it stands in."""
+    return made(fitted(content, Given, where=where), where=where)
+
+
+def data_of(recipe: Recipe) -> Table:
+    """A recipe as data, as it would stand in a file: tables, lists, texts and numbers."""
+    return _plain(dataclasses.asdict(recipe))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def made(given: Given, *, where: str, size: int | None = None) -> Recipe:
+    """The recipe of what a file holds, whose views are of `size` pixels where they do not say."""
     views: list[View] = []
-    for given in content["views"]:
-        settings = {"size": size, **_table(given, "views")}
-        count = settings.pop("count", 1)
-        if not (isinstance(count, int) and isinstance(settings["size"], int)):
-            raise ValueError(f"size and count are whole numbers, got {settings['size']!r} and {count!r}")
-        for name, kind in (("crop", _crop_kind), ("jitter", lambda _: Jitter), ("blur", lambda _: Blur)):
-            if name in settings:
-                given = _table(settings[name], name)
-                settings[name] = _filled(kind(given), given, name)
-        views += [_filled(View, settings, "views")] * count
-    return Recipe(tuple(views))
+    for place, view in enumerate(given.views):
+        at = ("views", place)
+        counted = fitted(view.get("count", 1), Annotated[int, Meta(ge=1, le=VIEWS)], where=where, at=(*at, "count"))
+        views += [_view(view, where, at, size)] * counted
+    try:
+        return Recipe(tuple(views))
+    except ValueError as error:
+        raise Misfit(f"{where}: {error}") from None
 
 
-def _table(given: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(given, dict):
-        raise ValueError(f"{where} must be a table, got {given!r}")
-    return given
+def _view(given: Table, where: str, at: tuple[str, int], size: int | None) -> View:
+    kinds, found = fields_of(View), {} if size is None else {"size": size}
+    for name, value in given.items():
+        if name == "count":
+            continue
+        if name not in kinds:
+            raise Misfit(f"{where}: {dotted(at)} has no setting {name!r}: {nearest(name, ['count', *kinds])}")
+        kind = _crop_of(value) if name == "crop" else kinds[name]
+        found[name] = fitted(value, kind, where=where, at=(*at, name))
+    if "size" not in found:
+        raise Misfit(f"{where}: {dotted((*at, 'size'))} is missing")
+    try:
+        return View(**found)
+    except ValueError as error:
+        raise Misfit(f"{where}: {dotted(at)}: {error}") from None
 
 
-def _crop_kind(settings: Mapping[str, Any]) -> type[RandomCrop | CentreCrop | Patch]:
-    return Patch if "slot" in settings else CentreCrop if "share" in settings else RandomCrop
-
-
-def _filled(kind: type, settings: Mapping[str, Any], where: str) -> Any:
-    names = [field.name for field in dataclasses.fields(kind)]
-    for name in settings:
-        if name not in names:
-            raise ValueError(f"{where} has no setting {name!r}: it has {', '.join(names)}")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+def _crop_of(settings: Any) -> type[RandomCrop | CentreCrop | Patch]:
+    given = settings if isinstance(settings, dict) else {}
+    return Patch if "slot" in given else CentreCrop if "share" in given else RandomCrop

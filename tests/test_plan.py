@@ -226,9 +226,9 @@ def test_every_recipe_can_be_drawn_for_images_of_any_shape(name, size):
     ("change", "message"),
     [
         ({"split": (1, 1)}, "split must share out 3 channels"),
-        ({"flip": 1.5}, "flip is a probability"),
-        ({"std": (1.0, 0.0, 1.0)}, "std must be above 0"),
-        ({"size": 0}, "at least 1 pixel"),
+        ({"flip": 1.5}, "flip must lie in 0 to 1"),
+        ({"std": (1.0, 0.0, 1.0)}, r"std\[1\] must be above 0"),
+        ({"size": 0}, "size must lie in 1 to 4096"),
     ],
 )
 def test_a_view_that_cannot_be_is_refused(change, message):
