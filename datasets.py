@@ -1,7 +1,6 @@
 """The commands that make data sets and look at them: convert, inspect, subset, split."""
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,10 +60,6 @@ def convert(config: Convert) -> int:
     *sources, target = config.paths
     if target.suffix != ".beton":
         raise Refused(f"the last path is the file to write and must end in .beton, got {target}")
-    if config.workers is not None and config.workers < 0:
-        raise Refused(f"--workers must be 0 or more, got {config.workers}")
-    if config.max_bad is not None and not 0 <= config.max_bad < math.inf:
-        raise Refused(f"--max-bad must be a share below 1 or a number of files, got {config.max_bad:g}")
     with refusing(), counting("converting") as progress:
         done = convert_sources(
             sources,
@@ -92,10 +87,6 @@ def convert(config: Convert) -> int:
 
 
 def _encoding(config: Convert) -> Encoding:
-    if not 1 <= config.quality <= 100:
-        raise Refused(f"--quality must lie in 1 to 100, got {config.quality}")
-    if min(config.side, config.max_resolution, config.smart_bytes) < 0:
-        raise Refused("--side, --max-resolution and --smart-bytes must be 0 or more")
     return Encoding(config.mode, config.quality, config.side, config.max_resolution, config.smart_bytes)
 
 

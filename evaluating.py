@@ -64,8 +64,6 @@ def evaluate(config: Evaluate) -> int:
         if len(config.train) != len(config.test):
             counts = f"{len(config.train)} and {len(config.test)}"
             raise ValueError(f"each --train needs its --test: got {counts}; name as many, in the same order")
-        if config.augment < 0:
-            raise ValueError(f"--augment must be 0 or more, got {config.augment}")
         encoders = load_encoders(config.run, ema=config.ema)
         pairs = zip(config.train, config.test, strict=True)
         sets = [_opened(train, test, config.columns) for train, test in pairs]

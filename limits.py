@@ -1,10 +1,11 @@
-"""What a training may be set to: limits of its flags, and the method that they make. No torch here."""
+"""What a training may be set to: flags that fit one another, and the method that they make. No torch here."""
 
 import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from .commands import Train
+from .files.typed import check_settings
 from .objectives.method import Method, bounded
 from .objectives.parts import Queue
 from .settings import changed, method_named
@@ -17,40 +18,11 @@ FREE = (*FREE, "checkpoint_every", "keep", "keep_every", "log_every", "track", "
 ENCODERS = ("resnet18", "resnet34", "resnet50")
 
 QUEUE = "memory.size="  # as it is set
-INFINITY = float("inf")
-LIMITS = {
-    "width": (1, 4096),
-    "hidden": (0, 65536),
-    "embedding": (2, 65536),
-    "size": (8, 4096),
-    "batch": (2, INFINITY),
-    "accumulate": (1, INFINITY),
-    "epochs": (0, 2**32 - 1),
-    "steps": (0, INFINITY),
-    "warmup": (0, 1),
-    "momentum": (0, 1),
-    "weight_decay": (0, INFINITY),
-    "clip": (0, INFINITY),
-    "ema": (0, 1 - 1e-9),
-    "threads": (0, 1024),
-    "seed": (0, 2**63 - 1),
-    "checkpoint_every": (0, INFINITY),
-    "keep": (2, INFINITY),
-    "keep_every": (0, INFINITY),
-    "log_every": (1, INFINITY),
-    "max_masked": (1, INFINITY),
-    "timeout": (1, 86_400),
-}
 
 
 def method_of(config: Train) -> Method:
     """The named row of the table with this configuration's settings in it; raises ValueError where one does not apply."""
-    for name, (low, high) in LIMITS.items():
-        if not low <= getattr(config, name) <= high:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} must lie in {low:g} to {high:g}, got {getattr(config, name)}")
-    if config.learning_rate is not None and config.learning_rate < 0:
-        raise ValueError(f"--learning-rate must be 0 or more, got {config.learning_rate}")
+    check_settings(config)
     if config.epochs < 1 and not config.steps:
         raise ValueError("--epochs must be at least 1, or --steps be given")
     if config.encoder not in ENCODERS and not config.encoder.startswith("timm:"):

@@ -64,6 +64,7 @@ from .console import say, settle_streams
 from .datasets import convert, inspect, open_images, refusing, split, subset
 from .ending import REASONS, left_out, noting_refusals, starting
 from .errors import Failed, Refused
+from .files.typed import check_settings
 from .journal.clock import Clock
 from .journal.folder import recorded, settle_config
 from .journal.signals import deferred
@@ -358,6 +359,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     command = tyro.cli(commands.Command, prog="viewmill", description=__doc__, args=arguments or ["demo"])
     try:
+        if not isinstance(command, Train | commands.Finetune | commands.Transfer):  # which note it in their folder
+            with refusing():
+                check_settings(command)
         return COMMANDS[type(command)](command)
     except Refused as error:
         say(f"viewmill: {error}")

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from .ranges import Bad, Fraction, FromZero, Pixels, Quality, Seed, Side, Threads
+
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
@@ -16,15 +18,15 @@ class Convert:
     """What to convert, and the .beton to write; its manifest, table and quarantine list stand beside it."""
     mode: Literal["jpg", "raw", "smart"] = "jpg"
     """How images are stored: jpg keeps JPEG files as they are; raw stores pixels; smart stores small images as pixels."""
-    quality: int = 95
+    quality: Quality = 95
     """JPEG quality of images that have to be encoded anew."""
-    side: int = 0
+    side: Pixels = 0
     """Resize larger images to this shorter side, in pixels; 0 to leave them."""
-    max_resolution: int = 0
+    max_resolution: Pixels = 0
     """Resize larger images to this longer side, in pixels; 0 to leave them."""
-    smart_bytes: int = 16_384
+    smart_bytes: FromZero = 16_384
     """With --mode smart, images whose pixels take at most so many bytes are stored as pixels."""
-    max_bad: float | None = None
+    max_bad: Bad | None = None
     """Give up when more images are unusable: a share below 1, a number from 1 on, 0 for none; by default never."""
     path_column: str = ""
     """Column of a list that holds the paths; by default path, file_name, image or the like."""
@@ -34,7 +36,7 @@ class Convert:
     """Column that holds the labels; by default label, class, target or the like."""
     root: Path | None = None
     """Folder below which a list's paths lie; by default the list's own."""
-    workers: int | None = None
+    workers: Threads | None = None
     """Processes that decode; by default one a core, 0 for none beside this one. The file is the same with any number."""
     overwrite: bool = False
     """Replace a target that exists."""
@@ -54,9 +56,9 @@ class Inspect:
     """Draw a sample of its images to this .png; with --recipe the views that it makes of some."""
     recipe: str = ""
     """A recipe's name (simclr, multicrop, ...) or a .toml file."""
-    size: int = 224
+    size: Side = 224
     """Side of the recipe's views in pixels."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the views."""
     plan: bool = False
     """Print what the recipe draws for those images, one JSON object a view."""
@@ -72,13 +74,13 @@ class Subset:
     """The .beton to take from."""
     target: tyro.conf.Positional[Path]
     """The .beton to write."""
-    fraction: float | None = None
+    fraction: Fraction | None = None
     """Share of the rows of every class, drawn at random."""
     labels: tuple[str, ...] = ()
     """Classes, by name or by number."""
     rows: Path | None = None
     """Text file of row numbers or file names, one a line; the target keeps its order."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw."""
     overwrite: bool = False
     """Replace a target that exists."""
@@ -94,13 +96,13 @@ class Split:
     """The .beton for the chosen rows."""
     rest: tyro.conf.Positional[Path]
     """The .beton for all others."""
-    fraction: float | None = None
+    fraction: Fraction | None = None
     """Share of the rows of every class, drawn at random."""
     labels: tuple[str, ...] = ()
     """Classes, by name or by number."""
     rows: Path | None = None
     """Text file of row numbers or file names, one a line."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw."""
     overwrite: bool = False
     """Replace targets that exist."""

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from .ranges import FromZero
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -20,5 +22,5 @@ class Report:
     """The page to write."""
     data: Path | None = None
     """Where the images that were trained on lie now, if not where they were: a .beton or a folder."""
-    images: int = 2000
+    images: FromZero = 2000
     """Images that are taken for neighbours and map, at most; 0 leaves out all that needs the images and the encoder."""

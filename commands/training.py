@@ -6,6 +6,27 @@ from typing import Literal
 
 import tyro
 
+from .ranges import (
+    Decay,
+    DemoSeed,
+    Embedding,
+    Epochs,
+    FromOne,
+    FromTwo,
+    FromZero,
+    Hidden,
+    Norm,
+    Proper,
+    Rate,
+    Seed,
+    Share,
+    Side,
+    Size,
+    Threads,
+    Timeout,
+    Width,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
@@ -13,7 +34,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Folder for the images, the run and the pictures."""
-    seed: int = 0
+    seed: DemoSeed = 0
     """Seed of the images and of the training."""
 
 
@@ -31,39 +52,39 @@ class Train:
     """Settings of the method, as region.outer=0.2: `viewmill methods NAME` lists its own."""
     encoder: str = "resnet18"
     """resnet18, resnet34 or resnet50 (up to 64 px with the small stem), or timm:NAME for a model of timm."""
-    width: int = 64
+    width: Width = 64
     """Channels of a residual network's first stage; 64 is torchvision's."""
-    hidden: int = 512
+    hidden: Hidden = 512
     """Width of the projector's hidden layer; 0 for a linear projector."""
-    embedding: int = 128
+    embedding: Embedding = 128
     """Dimension of the embedding that the loss sees."""
     init: Path | None = None
     """Weights to begin with: a run, a checkpoint, an export, or a .safetensors file (torchvision, timm, MoCo, SimCLR)."""
-    size: int = 224
+    size: Size = 224
     """Side of a view in pixels."""
-    batch: int = 256
+    batch: FromTwo = 256
     """Images of a global batch, over all processes: what a loss sees at once."""
-    accumulate: int = 1
+    accumulate: FromOne = 1
     """Batches whose gradients make one update; what an epoch leaves over makes one of its own."""
-    epochs: int = 100
+    epochs: Epochs = 100
     """Passes over the data."""
-    steps: int = 0
+    steps: FromZero = 0
     """Batches in all, instead of epochs; 0 to go by epochs."""
     optimiser: Literal["sgd", "lars", "adamw"] = "sgd"
     """What turns gradients into updates."""
-    learning_rate: float | None = None
+    learning_rate: Rate | None = None
     """Peak of the schedule, at this batch size; by default the method's own (SGD), .3 batch / 256 (LARS), .002 (AdamW)."""
     schedule: Literal["cosine", "linear", "constant", "step"] = "cosine"
     """How the learning rate falls after the warm-up; step is to a tenth at 60 % and again at 80 %."""
-    warmup: float = 0.05
+    warmup: Share = 0.05
     """Share of the steps over which the learning rate rises."""
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Momentum of SGD and LARS, first beta of AdamW."""
-    weight_decay: float = 5e-4
+    weight_decay: Decay = 5e-4
     """Weight decay, of matrices and filters only."""
-    clip: float = 0.0
+    clip: Norm = 0.0
     """Largest norm of an update's gradients; 0 for no limit."""
-    ema: float = 0.0
+    ema: Proper = 0.0
     """Momentum of a moving average of the weights, kept to be evaluated; 0 for none."""
     batch_norm: Literal["local", "synchronised", "shuffled"] = "local"
     """Whose images batch norm averages over: each process's own, all (on GPUs), or shuffled ones in the momentum encoder."""
@@ -79,25 +100,25 @@ class Train:
     """What decodes and crops; auto measures those that work here for some seconds."""
     placement: Literal["auto", "host", "device"] = "auto"
     """Where colour, blur and normalisation run; auto is the host for a CPU, the device for a GPU."""
-    threads: int = 0
+    threads: Threads = 0
     """Threads of the engine; 0 for every usable core."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, order, views and negatives."""
-    checkpoint_every: int = 0
+    checkpoint_every: FromZero = 0
     """Steps between checkpoints; 0 for every epoch, at most 1,000."""
-    keep: int = 2
+    keep: FromTwo = 2
     """How many of the newest checkpoints stay."""
-    keep_every: int = 0
+    keep_every: FromZero = 0
     """Checkpoints of every so many steps stay for good; 0 for none."""
-    log_every: int = 10
+    log_every: FromOne = 10
     """Steps between records of the log."""
     online: bool = True
     """Where the data has classes, log what a linear probe and nearest neighbours make of the features of each batch."""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Send records and pictures to these trackers too; their files lie in RUN/track."""
-    max_masked: int = 20
+    max_masked: FromOne = 20
     """How many updates in a row may be left out because something was not finite, before the run stops."""
-    timeout: int = 600
+    timeout: Timeout = 600
     """Seconds that processes wait for one another, before the run stops and names who is missing."""
 
 
@@ -117,13 +138,13 @@ class Bench:
     """What is measured: views of images; regions, banks and clusters on made-up embeddings; or the engine of a training."""
     data: tyro.conf.Positional[Path | None] = None
     """A .beton. Of JPEG images, some hundred (`viewmill subset`), for views; rendered by default, at least 256, for step."""
-    size: int = 224
+    size: Side = 224
     """Side of a view in pixels."""
-    batch: int = 128
+    batch: FromTwo = 128
     """Images of a batch."""
-    threads: int = 0
+    threads: Threads = 0
     """Threads; 0 for every usable core."""
-    repeats: int = 5
+    repeats: FromOne = 5
     """Rounds, in each of which every contender has its turn."""
     peers: bool = True
     """Measure torchvision, DALI, kornia and stock FFCV too."""

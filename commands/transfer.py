@@ -6,6 +6,25 @@ from typing import Literal
 
 import tyro
 
+from .ranges import (
+    Anchor,
+    Decay,
+    Features,
+    Freeze,
+    FromOne,
+    FromTwo,
+    FromZero,
+    Norm,
+    Pixels,
+    PositiveRate,
+    Seed,
+    Share,
+    Size,
+    Threads,
+    Timeout,
+    Width,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
@@ -29,13 +48,13 @@ class Transfer:
     """On a pyramid of all stages, or on the third stage's map with the fourth as head of each region."""
     encoder: str = "resnet18"
     """Of a file or at random: resnet18, resnet34 or resnet50. A run knows its own."""
-    width: int = 64
+    width: Width = 64
     """Of a file or at random: channels of the first stage."""
-    size: int = 224
+    size: Size = 224
     """Of a file or at random: px the encoder was made for; up to 64 the stem is the small one, of stride 1."""
     ema: bool = False
     """The moving average of a run's weights, instead of the weights themselves."""
-    freeze: int = 0
+    freeze: Freeze = 0
     """How many parts of the encoder stay as they are: 0 none, 1 the stem, 2 the first stage too, ... 5 all of it."""
     norm: Literal["frozen", "local", "synchronised"] = "frozen"
     """Batch norm of what learns: trained statistics for good, each process's own images, or all images (on GPUs)."""
@@ -43,51 +62,51 @@ class Transfer:
     """New batch norms in pyramid and heads, or after the fourth stage (MoCo's appendix)."""
     schedule: Literal["coco-1x", "coco-2x", "voc-24k"] = "coco-1x"
     """Steps, drops of the learning rate, warm-up and sizes of the images."""
-    steps: int = 0
+    steps: FromZero = 0
     """Another length: drops and warm-up stand at the same shares; 0 for the schedule's own."""
-    batch: int = 0
+    batch: FromZero = 0
     """Images of a step over all processes; 0 for the schedule's own (16)."""
-    learning_rate: float | None = None
+    learning_rate: PositiveRate | None = None
     """Another learning rate than the schedule's (.02)."""
     scale_rate: bool = False
     """Multiply the learning rate by batch / 16 (the linear rule)."""
-    warmup: int | None = None
+    warmup: FromZero | None = None
     """Steps over which the learning rate rises, instead of the schedule's."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
     """What turns gradients into updates."""
-    weight_decay: float = 1e-4
+    weight_decay: Decay = 1e-4
     """Weight decay, of matrices and filters only."""
-    clip: float = 0.0
+    clip: Norm = 0.0
     """Largest norm of an update's gradients; 0 for no limit."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision; "no" is float32."""
-    side: int = 0
+    side: Pixels = 0
     """Px of the shorter side of test images, and of training images without --sides; 0 for the schedule's own."""
-    sides: tuple[int, ...] = ()
+    sides: tuple[Anchor, ...] = ()
     """Px of the shorter side of a training image: one of these is drawn."""
-    longest: int = 0
+    longest: Pixels = 0
     """Px of the longer side at most; 0 for 5/3 of --side, or the schedule's own."""
-    flip: float = 0.5
+    flip: Share = 0.5
     """Probability that a training image is mirrored."""
-    anchors: tuple[int, ...] = ()
+    anchors: tuple[Anchor, ...] = ()
     """Px of the anchors' sides: five for fpn, any number for c4; none for eight strides of each level, or Detectron2's."""
-    channels: int = 256
+    channels: Features = 256
     """Of pyramid and heads."""
-    hidden: int = 1024
+    hidden: Features = 1024
     """Features of a region in the boxes' head of fpn."""
-    regions: int = 512
+    regions: Features = 512
     """Of each image that the heads learn from."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of heads, order, flips and regions."""
-    checkpoint_every: int = 1000
+    checkpoint_every: FromOne = 1000
     """Steps between checkpoints."""
-    keep: int = 2
+    keep: FromTwo = 2
     """How many of the newest checkpoints stay."""
-    log_every: int = 20
+    log_every: FromOne = 20
     """Steps between records of the log."""
-    threads: int = 0
+    threads: Threads = 0
     """Threads that decode images; 0 for every usable core."""
-    max_masked: int = 20
+    max_masked: FromOne = 20
     """How many updates in a row may be left out because something was not finite, before the run stops."""
-    timeout: int = 1800
+    timeout: Timeout = 1800
     """Seconds that processes wait for one another."""

@@ -6,6 +6,22 @@ from typing import Literal
 
 import tyro
 
+from .ranges import (
+    Decay,
+    FromOne,
+    FromTwo,
+    FromZero,
+    Norm,
+    PositiveRate,
+    Proper,
+    Seed,
+    Size,
+    Temperature,
+    Threads,
+    Timeout,
+    Width,
+)
+
 Protocol = Literal["knn", "linear", "ridge", "low-shot"]
 
 
@@ -27,17 +43,17 @@ class Evaluate:
     10 % and a few images a class."""
     columns: tuple[str, ...] = ()
     """Columns of the files' tables to be told instead of the classes; numbers by quarter."""
-    k: tuple[int, ...] = (200,)
+    k: tuple[FromOne, ...] = (200,)
     """Neighbours that vote; of several the best is chosen on held-out training images."""
-    temperature: tuple[float, ...] = (0.1,)
+    temperature: tuple[Temperature, ...] = (0.1,)
     """Temperature of their votes; of several the best is chosen in the same way."""
-    probe_epochs: int = 100
+    probe_epochs: FromOne = 100
     """Passes of the linear probe over the training images."""
-    augment: int = 0
+    augment: FromZero = 0
     """Random crops and flips of each training image that the linear probe sees in turn; 0 for the image as it is."""
-    shots: tuple[int, ...] = (1, 5, 20)
+    shots: tuple[FromOne, ...] = (1, 5, 20)
     """Training images of each class, for low-shot."""
-    draws: int = 5
+    draws: FromOne = 5
     """How often the few images are drawn, for low-shot."""
     floors: bool = True
     """Measure raw pixels and the untrained encoder too."""
@@ -45,7 +61,7 @@ class Evaluate:
     """Keep extracted features and scores in the user's cache, and use those that are there."""
     ema: bool = False
     """The moving average of the weights, instead of the weights themselves."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of held-out images, draws and intervals."""
     json: bool = False
     """Print one JSON object a result instead of the tables."""
@@ -86,41 +102,41 @@ class Finetune:
     """Folder for checkpoints, log and results.json."""
     encoder: str = "resnet18"
     """Of a file or at random: resnet18, resnet34 or resnet50. A run knows its own."""
-    width: int = 64
+    width: Width = 64
     """Of a file or at random: channels of the first stage."""
-    size: int = 224
+    size: Size = 224
     """Of a file or at random: side of the images in pixels. A run knows its own."""
     ema: bool = False
     """The moving average of a run's weights, instead of the weights themselves."""
-    epochs: int = 30
+    epochs: FromOne = 30
     """Passes over the training images."""
-    batch: int = 256
+    batch: FromOne = 256
     """Images of a batch, over all processes."""
-    learning_rate: float | None = None
+    learning_rate: PositiveRate | None = None
     """Peak of a cosine; by default .1 batch / 256 with SGD and .001 with AdamW."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
     """What turns gradients into updates."""
-    warmup: float = 0.05
+    warmup: Proper = 0.05
     """Share of the steps over which the learning rate rises."""
-    weight_decay: float = 1e-4
+    weight_decay: Decay = 1e-4
     """Weight decay, of matrices and filters only."""
-    smoothing: float = 0.0
+    smoothing: Proper = 0.0
     """Label smoothing."""
-    clip: float = 0.0
+    clip: Norm = 0.0
     """Largest norm of an update's gradients; 0 for no limit."""
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Mixed precision; "no" is float32."""
-    threads: int = 0
+    threads: Threads = 0
     """Threads of the engine; 0 for every usable core."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of classifier, order and views."""
-    checkpoint_every: int = 1000
+    checkpoint_every: FromOne = 1000
     """Steps between checkpoints."""
-    keep: int = 2
+    keep: FromTwo = 2
     """How many of the newest checkpoints stay."""
-    log_every: int = 20
+    log_every: FromOne = 20
     """Steps between records of the log."""
-    max_masked: int = 20
+    max_masked: FromOne = 20
     """How many updates in a row may be left out because something was not finite, before the run stops."""
-    timeout: int = 600
+    timeout: Timeout = 600
     """Seconds that processes wait for one another, before the run stops."""

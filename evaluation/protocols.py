@@ -36,11 +36,9 @@ class Options(NamedTuple):
         """Raise ValueError for what no protocol can do."""
         if not self.protocols:
             raise ValueError(f"--protocols needs one at least: {', '.join(PROTOCOLS)}")
-        if not self.k or not self.temperature or min(self.k) < 1 or not min(self.temperature) > 0:
-            raise ValueError(f"--k must be at least 1 and --temperature above 0, got {self.k} and {self.temperature}")
-        if self.epochs < 1 or self.draws < 1 or min(self.shots, default=1) < 1:
-            found = f"{self.epochs}, {self.draws} and {self.shots}"
-            raise ValueError(f"--probe-epochs, --draws and --shots must be at least 1, got {found}")
+        for name, value in (("--k", self.k), ("--temperature", self.temperature)):
+            if not value:
+                raise ValueError(f"{name} needs one value at least")
 
 
 class Told(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .opening import SMALL, read_bytes
-from .wording import Key, arms, bare, dotted, fields_of, inner, nearest, noun, sentence, shown
+from .wording import Key, advice, arms, bare, dotted, fields_of, inner, nearest, noun, sentence, shown
 
 T = TypeVar("T")
 DEEPEST = 64  # levels: of the ten that our own files have, far more than any needs
@@ -196,7 +196,7 @@ def _in_words(text: str, value: Any, kind: Any, named: Callable[[Sequence[Key]],
     if path.startswith("`key`"):
         return f"{named(keys)} has a key that is no text: {shown(there)}"
     if said.startswith(("Expected", "Invalid enum", "Number out of range", "int too large")):
-        return f"{named(keys)} {sentence(asked, there)}, got {shown(there)}"
+        return f"{named(keys)} {sentence(asked, there)}, got {shown(there)}{advice(asked, there)}"
     return f"{named(keys).removesuffix(': it')}: {said}"  # what a dataclass says of its own fields
 
 

@@ -24,6 +24,13 @@ def nearest(word: str, names: Sequence[str]) -> str:
     return f"did you mean {found[0]}?" if found else f"there are {', '.join(map(str, names))}"
 
 
+def advice(kind: Any, value: Any) -> str:
+    """Which of the words that a value may be was probably meant; "" where none is near."""
+    words = [str(word) for arm in arms(kind) if _base(arm) is Literal for word in get_args(_split(arm)[0])]
+    found = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
+    return f": did you mean {found[0]}?" if found else ""
+
+
 def dotted(keys: Sequence[Key]) -> str:
     """views[0].blur.sigma[1]; "it" for none."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{_short(key)}" for key in keys)
@@ -166,6 +173,8 @@ def _range(limits: dict[str, Any], *, noun: bool) -> str:
         return ""
     if found.keys() == {"ge", "le"}:
         return f"{' ' if noun else 'lie '}in {found['ge']} to {found['le']}"
+    if found.keys() == {"ge", "lt"}:
+        return f"{' ' if noun else 'lie '}in {found['ge']} to {found['lt']}, {found['lt']} excluded"
     if found.keys() == {"ge"}:
         return f"{' of' if noun else 'be'} {found['ge']} or more"
     low = f"above {found['gt']}" if "gt" in found else f"at least {found['ge']}" if "ge" in found else ""

@@ -17,8 +17,6 @@ def report(config: Report, *, recipes: Mapping[str, str]) -> int:
     `recipes` says for each method which recipe its views have, by name.
     """
     with refusing():
-        if config.images < 0:
-            raise ValueError(f"--images must be 0 (none) or more, got {config.images}")
         if config.out.is_dir():
             raise ValueError(f"{config.out} is a folder: name the file to write, as --out {config.out / 'report.html'}")
         if not config.out.absolute().parent.is_dir():

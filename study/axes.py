@@ -8,15 +8,35 @@ protocol = "ridge"                # where the evaluation has several: which one 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from .flags import known
+from msgspec import Meta, Struct
+
+from .data import Text
 
 KINDS = ("top1", "bits", "scalar", "setting")
 OWN, RAW = "run", "raw pixels"
 """Whose score it is, in a result's evaluations."""
+
+
+class Numbers(Struct, forbid_unknown_fields=True, frozen=True):
+    """An axis as a study has it: one of these."""
+
+    top1: Text | None = None
+    bits: Annotated[list[Text], Meta(min_length=1)] | None = None
+    scalar: Text | None = None
+    setting: Text | None = None
+
+
+class Panel(Struct, forbid_unknown_fields=True, frozen=True):
+    """The table [[scatter]] of a study."""
+
+    x: Numbers
+    y: Numbers
+    title: str = ""
+    protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,31 +64,18 @@ class Scatter:
     """How the kind of the protocol begins that scores are taken from; "" for the last."""
 
 
-def scatters_of(given: Any) -> tuple[Scatter, ...]:
-    """The tables [[scatter]] of a study; raises ValueError for what they cannot be."""
-    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
-        raise ValueError(f"scatter must be tables [[scatter]] with x and y, got {given!r}")
-    return tuple(_scatter(entry) for entry in given)
+def scatters_of(given: Sequence[Panel]) -> tuple[Scatter, ...]:
+    """The panels of a study; raises ValueError for what they cannot be."""
+    return tuple(Scatter(one.title, _axis(one.x, "x"), _axis(one.y, "y"), one.protocol) for one in given)
 
 
-def _scatter(given: Mapping[str, Any]) -> Scatter:
-    known(given, ("title", "x", "y", "protocol"), "[[scatter]]")
-    texts = {"title": "", "protocol": ""} | {name: given[name] for name in ("title", "protocol") if name in given}
-    if strange := [name for name, text in texts.items() if not isinstance(text, str)]:
-        raise ValueError(f"[[scatter]] {strange[0]} must be a text, got {texts[strange[0]]!r}")
-    return Scatter(texts["title"], _axis(given.get("x"), "x"), _axis(given.get("y"), "y"), texts["protocol"])
-
-
-def _axis(given: Any, where: str) -> Axis:
-    if not isinstance(given, dict) or len(given) != 1:
-        raise ValueError(f'[[scatter]] {where} must be one of {", ".join(KINDS)}, as {{top1 = "shape"}}, got {given!r}')
-    known(given, KINDS, f"[[scatter]] {where}")
-    ((kind, value),) = given.items()
-    listed = value if kind == "bits" else [value]
-    if not isinstance(listed, list) or not listed or not all(isinstance(name, str) and name for name in listed):
-        asked = "a list of tasks" if kind == "bits" else "a text"
-        raise ValueError(f"[[scatter]] {where}: {kind} takes {asked}, got {value!r}")
-    return Axis(kind, tuple(listed))
+def _axis(given: Numbers, where: str) -> Axis:
+    found = [(kind, value) for kind in KINDS if (value := getattr(given, kind)) is not None]
+    if len(found) != 1:
+        kinds = " and ".join(kind for kind, _ in found) or "none"
+        raise ValueError(f'[[scatter]] {where} must be one of {", ".join(KINDS)}, as {{top1 = "shape"}}, got {kinds}')
+    ((kind, value),) = found
+    return Axis(kind, tuple(value) if isinstance(value, list) else (value,))
 
 
 def value_of(line: Mapping[str, Any], axis: Axis, protocol: str, encoder: str = OWN) -> float | None:

@@ -3,25 +3,43 @@
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
-from .flags import known
+from msgspec import Meta, Struct
 
-FACTORS = {"train": None, "test": None, "size": 48, "seed": 0}
+from ..commands.ranges import Seed, Size
+
 PARTS = ("train", "test")
+Text = Annotated[str, Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Figures:
     """Rendered images with known factors (pipeline.factors): how many of each part, their side in pixels, their seed."""
 
-    train: int
-    test: int
-    size: int
-    seed: int
+    train: Annotated[int, Meta(ge=16)]
+    test: Annotated[int, Meta(ge=8)]
+    size: Size = 48
+    seed: Seed = 0
+
+
+class Named(Struct, forbid_unknown_fields=True, frozen=True):
+    """Files of other images, as a study names them."""
+
+    train: Text
+    test: Text
+
+
+class Given(Struct, forbid_unknown_fields=True, frozen=True):
+    """The table [data] of a study."""
+
+    train: Text | None = None
+    test: Text | None = None
+    factors: Figures | None = None
+    others: list[Named] = []
 
 
 class Files(NamedTuple):
@@ -61,39 +79,14 @@ def expanded(path: Path) -> Path:
     return path
 
 
-def data_of(path: Path, given: Any, runs: Path) -> Data:
-    """The table [data] of the study in the file `path`; raises ValueError for what it cannot be."""
-    if not isinstance(given, dict):
-        raise ValueError("[data] is missing: give train and test, or factors = {train = 4000, test = 1000}")
-    known(given, (*PARTS, "factors", "others"), "[data]")
-    others = given.get("others", [])
-    if not isinstance(others, list):
-        raise ValueError(f"[data] others must be tables [[data.others]] with train and test, got {others!r}")
-    pairs = tuple(_files(path, entry, "[[data.others]]") for entry in others)
-    if "factors" not in given:
-        return Data(*_files(path, {part: given.get(part) for part in PARTS}, "[data]"), None, pairs)
-    if set(given) & set(PARTS):
-        raise ValueError("[data] has factors and files: images are either rendered or yours")
-    figures = _figures(given["factors"])
-    folder = runs / "data" / "-".join(map(str, ("figures", *dataclasses.astuple(figures))))
-    return Data(folder / "train.beton", folder / "test.beton", figures, pairs)
-
-
-def _files(path: Path, given: Any, where: str) -> Files:
-    if not isinstance(given, dict):
-        raise ValueError(f"{where} must be a table with train and test, got {given!r}")
-    known(given, PARTS, where)
-    if strange := [part for part in PARTS if not isinstance(given.get(part), str)]:
-        raise ValueError(f"{where} {strange[0]} must be a path, got {given.get(strange[0])!r}")
-    return Files(located(path, given["train"]), located(path, given["test"]))
-
-
-def _figures(given: Any) -> Figures:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"[data] factors must be a table, as {{train = 4000, test = 1000}}, got {given!r}")
-    known(given, FACTORS, "[data] factors")
-    found = FACTORS | dict(given)
-    for name, lowest in {"train": 16, "test": 8, "size": 8, "seed": 0}.items():
-        if isinstance(found[name], bool) or not isinstance(found[name], int) or found[name] < lowest:
-            raise ValueError(f"[data] factors: {name} must be a whole number from {lowest} on, got {found[name]!r}")
-    return Figures(**found)
+def data_of(path: Path, given: Given, runs: Path) -> Data:
+    """The images of the study in the file `path`; raises ValueError for what they cannot be."""
+    pairs = tuple(Files(located(path, other.train), located(path, other.test)) for other in given.others)
+    if given.factors is not None:
+        if given.train or given.test:
+            raise ValueError("[data] has factors and files: images are either rendered or yours")
+        folder = runs / "data" / "-".join(map(str, ("figures", *dataclasses.astuple(given.factors))))
+        return Data(folder / "train.beton", folder / "test.beton", given.factors, pairs)
+    if given.train is None or given.test is None:
+        raise ValueError("[data] needs train and test, or factors = {train = 4000, test = 1000}")
+    return Data(located(path, given.train), located(path, given.test), None, pairs)

@@ -22,18 +22,47 @@ train = {learning_rate = 0.03}           # flags of this one alone
 """
 
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from ..commands import Train
+from ..commands.ranges import Seed
+from ..files.typed import read_toml
+from ..files.wording import nearest
 from ..limits import method_of
 from ..pipeline.recipe_file import recipe_of
-from .axes import Scatter, scatters_of
-from .data import Data, data_of, expanded, located
-from .flags import known, nearest, of_evaluation, of_training
+from .axes import Panel, Scatter, scatters_of
+from .data import Data, Text, data_of, expanded, located
+from .data import Given as Images
+from .flags import of_evaluation, of_training
+
+
+class Entry(Struct, forbid_unknown_fields=True, frozen=True):
+    """The table [[methods]] of a study."""
+
+    method: Text
+    name: Text | None = None
+    base: str = ""
+    set: list[str] = []
+    train: dict[str, Any] = {}
+
+
+class Given(Struct, forbid_unknown_fields=True, frozen=True):
+    """A study as its file has it."""
+
+    seeds: Annotated[list[Seed], Meta(min_length=1, max_length=1000)]
+    data: Images
+    methods: Annotated[list[Entry], Meta(min_length=1)]
+    title: Text | None = None
+    results: Text | None = None
+    runs: Text | None = None
+    train: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+    scatter: list[Panel] = []
 
 
 @dataclass(frozen=True)
@@ -101,50 +130,33 @@ def _encoder(contender: Contender) -> tuple:
 def read_plan(path: Path, *, results: Path | None = None) -> Plan:
     """The study in the TOML file `path`, with `results` in the place of its own; raises ValueError naming what is wrong."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = read_toml(path, Given)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: name a study, as one of studies/") from None
-    except ValueError as error:  # of TOML or of UTF-8
-        raise ValueError(f"{path} is no TOML: {error}") from None
     try:
-        return _plan(path, content, results)
+        return _plan(path, given, results)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _plan(path: Path, content: dict[str, Any], results: Path | None) -> Plan:
-    known(content, ("title", "results", "runs", "seeds", "data", "train", "evaluate", "methods", "scatter"), "a study")
-    texts = {"title": path.stem, "results": f"results/{path.stem}.jsonl", "runs": f"../runs/{path.stem}"}
-    texts |= {name: content[name] for name in texts if name in content}
-    for name, text in texts.items():
-        if not isinstance(text, str) or not text:
-            raise ValueError(f"{name} must be a text, got {text!r}")
-    target = results or located(path, texts["results"])
+def _plan(path: Path, given: Given, results: Path | None) -> Plan:
+    target = results or located(path, given.results or f"results/{path.stem}.jsonl")
     if target.suffix != ".jsonl":
         raise ValueError(f"results are JSON lines, in a file that ends in .jsonl, got {target}")
-    runs = located(path, texts["runs"])
+    runs = located(path, given.runs or f"../runs/{path.stem}")
     for place in (target, runs):
         expanded(place)
-    data = data_of(path, content.get("data"), runs)
-    evaluate = of_evaluation(content.get("evaluate", {}))
-    shared = of_training(content.get("train", {}), "[train]")
-    contenders = _contenders(path, content.get("methods"), shared, data)
-    seeds, scatters = _seeds(content.get("seeds")), scatters_of(content.get("scatter", []))
-    return Plan(path, texts["title"], target, runs, seeds, data, evaluate, contenders, scatters)
-
-
-def _seeds(given: Any) -> tuple[int, ...]:
-    whole = isinstance(given, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in given)
-    if not whole or not given or min(given) < 0:
-        raise ValueError(f"seeds must be a list of whole numbers from 0 on, as [0, 1, 2], got {given!r}")
-    if twice := [seed for seed in given if given.count(seed) > 1]:
+    if twice := [seed for seed in given.seeds if given.seeds.count(seed) > 1]:
         raise ValueError(f"seeds has {twice[0]} more than once: a seed is one training of each method")
-    return tuple(given)
+    data = data_of(path, given.data, runs)
+    evaluate = of_evaluation(given.evaluate)
+    shared = of_training(given.train, "[train]")
+    contenders = _contenders(path, given.methods, shared, data)
+    scatters = scatters_of(given.scatter)
+    return Plan(path, given.title or path.stem, target, runs, tuple(given.seeds), data, evaluate, contenders, scatters)
 
 
-def _contenders(path: Path, given: Any, shared: Mapping[str, Any], data: Data) -> tuple[Contender, ...]:
-    if not isinstance(given, list) or not given or not all(isinstance(entry, dict) for entry in given):
-        raise ValueError("it has no [[methods]]: a study compares at least one")
+def _contenders(path: Path, given: Sequence[Entry], shared: Mapping[str, Any], data: Data) -> tuple[Contender, ...]:
     found = [_contender(path, entry, shared, data) for entry in given]
     names = [contender.name for contender in found]
     folders = [slug(name) for name in names]
@@ -166,27 +178,20 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "method"
 
 
-def _contender(path: Path, entry: Mapping[str, Any], shared: Mapping[str, Any], data: Data) -> Contender:
-    known(entry, ("name", "method", "base", "set", "train"), "[[methods]]")
-    own = {"name": entry.get("method", ""), "method": "", "base": "", **entry}
-    for key in ("name", "method", "base"):
-        if not isinstance(own[key], str) or not (own[key] or key == "base"):
-            raise ValueError(f"[[methods]] {key} must be a text, got {own[key]!r}")
-    where = f"the method {own['name']!r}"
-    chosen = own.get("set", [])
-    if not isinstance(chosen, list) or not all(isinstance(item, str) for item in chosen):
-        raise ValueError(f'set of {where} must be a list, as ["region.outer=0.1"], got {chosen!r}')
-    given = {**shared, **of_training(own.get("train", {}), f"train of {where}")}
-    for name, is_path in (("init", True), ("recipe", str(given.get("recipe", "")).endswith(".toml"))):
-        if name in given and is_path:
-            given[name] = type(given[name])(expanded(located(path, str(given[name]))))
-            if not Path(given[name]).exists():
-                raise ValueError(f"{name} of {where} does not exist: {given[name]}")
-    train = Train(data=data.train, out=Path(), method=own["method"], set=tuple(chosen), **given)
+def _contender(path: Path, entry: Entry, shared: Mapping[str, Any], data: Data) -> Contender:
+    name = entry.name or entry.method
+    where = f"the method {name!r}"
+    given = {**shared, **of_training(entry.train, f"train of {where}")}
+    for flag, is_path in (("init", True), ("recipe", str(given.get("recipe", "")).endswith(".toml"))):
+        if flag in given and is_path:
+            given[flag] = type(given[flag])(expanded(located(path, str(given[flag]))))
+            if not Path(given[flag]).exists():
+                raise ValueError(f"{flag} of {where} does not exist: {given[flag]}")
+    train = Train(data=data.train, out=Path(), method=entry.method, set=tuple(entry.set), **given)
     try:
         method_of(train)
         if train.recipe:
             recipe_of(train.recipe, train.size)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return Contender(own["name"], own["base"], train, given)
+    return Contender(name, entry.base, train, given)

@@ -112,11 +112,11 @@ def test_the_classifier_begins_without_an_opinion():
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--epochs", 0), "--epochs must be at least 1"),
+        (("--epochs", 0), "--epochs must be 1 or more"),
         (("--batch", 1000), "1000"),
         (("--learning-rate", 0), "--learning-rate must be above 0"),
         (("--smoothing", 1), "--smoothing must lie in 0 to 1"),
-        (("--keep", 1), "--keep must be at least 2"),
+        (("--keep", 1), "--keep must be 2 or more"),
         (("--ema",), "keeps no moving average"),
     ],
 )

@@ -236,7 +236,10 @@ REFUSED = {
         "width",
     ),
     "a momentum of 1": (lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--ema", 1], "--ema must lie in"),
-    "one checkpoint only": (lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--keep", 1], "--keep must lie in"),
+    "one checkpoint only": (
+        lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--keep", 1],
+        "--keep must be 2 or more",
+    ),
     "no average to evaluate": (lambda b, t: ["evaluate", t, "--train", b, "--test", b, "--ema"], "no config.json"),
     "weights that are not there": (
         lambda b, t: ["train", "--data", b, "--out", t / "r", *TINY, "--init", t / "none.safetensors"],

@@ -12,11 +12,12 @@ from ..console import say
 from ..datasets import refusing
 from ..ending import noting_refusals, starting
 from ..errors import Refused
+from ..files.typed import check_settings
 from ..journal.folder import difference, read_config, recorded, settle_config
 from ..journal.signals import deferred
 from .opened import open_scenes
 from .precision import average_precision
-from .presets import JUDGED, PRESETS, Course, check_numbers, course_of
+from .presets import JUDGED, PRESETS, Course, course_of
 from .results import plan, show, write_results
 from .scene import SceneSet, check_sizes
 
@@ -42,6 +43,7 @@ class Data(NamedTuple):
 def transfer(config: Transfer) -> int:
     """Fine-tune a detector, or continue, and measure it; returns the exit code, which also stands in OUT/exit.json."""
     with noting_refusals(config.out), refusing():
+        check_settings(config)
         course = course_of(
             config.schedule,
             steps=config.steps,
@@ -50,7 +52,6 @@ def transfer(config: Transfer) -> int:
             scale_rate=config.scale_rate,
             warmup=config.warmup,
         )
-        _check(config)
         data = open_data(config)
     with starting(config.out, precision=config.precision, timeout=config.timeout) as (accelerator, stack, ended):
         asked = stack.enter_context(deferred())
@@ -65,16 +66,6 @@ def transfer(config: Transfer) -> int:
         if ended["code"] == 0 and accelerator.is_main_process:
             show(config.out)
     return ended["code"]
-
-
-def _check(config: Transfer) -> None:
-    """Raise ValueError for numbers that no training can have."""
-    from_one = ("checkpoint_every", "log_every", "max_masked", "timeout")
-    check_numbers(config, from_one=from_one, from_zero=("side", "longest", "threads", "weight_decay", "clip"))
-    if not 0 <= config.flip <= 1:
-        raise ValueError(f"--flip is a probability, got {config.flip}")
-    if any(side < 1 for side in config.sides):
-        raise ValueError(f"--sides are at least 1 px, got {config.sides}")
 
 
 def open_data(config: Transfer) -> Data:

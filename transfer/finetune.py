@@ -12,10 +12,11 @@ from ..console import opening, say, table
 from ..datasets import open_images, refusing
 from ..ending import noting_refusals, starting
 from ..errors import Refused
+from ..files.typed import check_settings
 from ..journal.folder import read_config, recorded, settle_config, write_json
 from ..journal.log import versions
 from ..journal.signals import deferred
-from .presets import Course, check_numbers
+from .presets import Course
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,7 +35,7 @@ RATES = {"sgd": 0.1, "adamw": 0.001}  # at batches of 256; SGD's grows with the 
 def finetune(config: Finetune) -> int:
     """Fine-tune a classifier, or continue, and measure it; returns the exit code, which also stands in OUT/exit.json."""
     with noting_refusals(config.out), refusing():
-        _check(config)
+        check_settings(config)
         train, test = open_images(config.train), open_images(config.test)
     from ..evaluation.tasks import class_task
     from .loop import train as train_
@@ -57,17 +58,6 @@ def finetune(config: Finetune) -> int:
         if ended["code"] == 0 and accelerator.is_main_process:
             show(config.out)
     return ended["code"]
-
-
-def _check(config: Finetune) -> None:
-    """Raise ValueError for numbers that no training can have."""
-    from_one = ("epochs", "batch", "checkpoint_every", "log_every", "max_masked", "timeout")
-    check_numbers(config, from_one=from_one, from_zero=("threads", "weight_decay", "clip", "seed"))
-    for name in ("warmup", "smoothing"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"--{name} must lie in 0 to 1, got {getattr(config, name)}")
-    if config.learning_rate is not None and config.learning_rate <= 0:
-        raise ValueError(f"--learning-rate must be above 0, got {config.learning_rate:g}")
 
 
 def prepare(

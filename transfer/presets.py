@@ -1,8 +1,7 @@
 """Schedules of a fine-tuning as values: steps, learning rate, warm-up, and where the rate falls."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from ..models.rates import rate_at
 
@@ -56,18 +55,6 @@ PRESETS = {
 }
 
 
-def check_numbers(config: Any, *, from_one: Sequence[str], from_zero: Sequence[str]) -> None:
-    """Raise ValueError for a flag of `from_one` below 1, one of `from_zero` below 0, and fewer than 2 checkpoints kept."""
-    for name in from_one:
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}")
-    for name in from_zero:
-        if getattr(config, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(config, name)}")
-    if config.keep < 2:
-        raise ValueError(f"--keep must be at least 2, got {config.keep}: damage to an only checkpoint would be the end")
-
-
 def course_of(
     name: str,
     *,
@@ -85,10 +72,6 @@ def course_of(
     if name not in PRESETS:
         raise ValueError(f"no schedule is called {name!r}: use {', '.join(PRESETS)}, with --steps for another length")
     course = PRESETS[name].course
-    if steps < 0 or batch < 0 or (warmup or 0) < 0:
-        raise ValueError(f"--steps, --batch and --warmup must be 0 or more, got {steps}, {batch} and {warmup}")
-    if learning_rate is not None and learning_rate <= 0:
-        raise ValueError(f"--learning-rate must be above 0, got {learning_rate:g}")
     if steps:
         drops = tuple(max(1, round(drop * steps / course.steps)) for drop in course.drops)
         course = replace(course, steps=steps, drops=drops, warmup=round(course.warmup * steps / course.steps))
