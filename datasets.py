@@ -11,6 +11,7 @@ import numpy as np
 from .commands import Convert, Inspect, Split, Subset
 from .console import bars, counting, duration, say, table
 from .errors import Refused
+from .files.opening import check_output
 from .pipeline import examine, select
 from .pipeline.beton import Beton, open_beton
 from .pipeline.convert import convert as convert_sources
@@ -104,6 +105,7 @@ def inspect(config: Inspect) -> int:
     """Print what a file holds; exit code 1 where images in it are damaged."""
     path = config.file
     with refusing():
+        _check_grid(config)
         beton = open_beton(path)
         facts = examine.summary(beton)
         checks = {"structure": "sound"}
@@ -149,6 +151,11 @@ def _sidecars_of(beton: Beton) -> dict[str, str]:
     return {"sidecars": "as in the manifest" if manifest["format"] >= BOUND else "as many lines as rows"}
 
 
+def _check_grid(config: Inspect) -> None:
+    if config.grid is not None:
+        check_output(config.grid, overwrite=config.overwrite, endings=(".png", ".jpg", ".jpeg"))
+
+
 def _verified(path: Path) -> str:
     manifest = read_manifest(path)
     with counting(f"reading {path}") as progress:
@@ -175,7 +182,7 @@ def _show(path: Path, facts: dict, checks: dict[str, str]) -> None:
 
 def _draw(beton: Beton, target: Path) -> None:
     """Images that are spread evenly over the rows."""
-    from .pipeline.picture import mosaic, originals
+    from .pipeline.picture import mosaic, originals, save
 
     count = min(len(beton), GRID_COLUMNS * GRID_ROWS)
     columns = min(count, GRID_COLUMNS)
@@ -183,13 +190,13 @@ def _draw(beton: Beton, target: Path) -> None:
     row_B = np.linspace(0, len(beton) - 1, columns * lines).round().astype(np.int64)
     tiles = originals(beton, row_B, size=GRID_SIDE).reshape(lines, columns, GRID_SIDE, GRID_SIDE, 3)
     with refusing():
-        mosaic(list(tiles.swapaxes(0, 1)), gaps_after=(), scale=1).save(target)
+        save(mosaic(list(tiles.swapaxes(0, 1)), gaps_after=(), scale=1), target)
     say(f"drew {columns * lines} images: {target}")
 
 
 def _show_views(beton: Beton, config: Inspect) -> None:
     """What a recipe makes of some images, as a picture and in numbers."""
-    from .pipeline.picture import plan_lines, view_grid
+    from .pipeline.picture import plan_lines, save, view_grid
     from .pipeline.plan import draw
     from .pipeline.recipe_file import recipe_of
 
@@ -204,7 +211,7 @@ def _show_views(beton: Beton, config: Inspect) -> None:
                 print(json.dumps(line))  # noqa: T201 (the answer)
         if config.grid:
             epochs = max(1, VIEW_COLUMNS // len(recipe.views))
-            view_grid(beton, recipe, rows=row_B.tolist(), epochs=epochs, seed=config.seed).save(config.grid)
+            save(view_grid(beton, recipe, rows=row_B.tolist(), epochs=epochs, seed=config.seed), config.grid)
             say(f"drew {epochs * len(recipe.views)} views of {len(row_B)} images: {config.grid}")
 
 

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .commands import Demo, Train
 from .console import counting, duration, say, table
+from .datasets import refusing
 from .errors import Refused
 from .evaluation.features import RAW_PIXELS, Pair, Shown, extract, raw_pixels
 from .evaluation.protocols import Options, measure
 from .evaluation.scores import Score
 from .evaluation.tasks import Task, class_task, column_task
+from .files.opening import check_output, open_to_read, replacing
 from .pipeline import factors
 from .pipeline.beton import Beton, open_beton
 from .pipeline.convert import convert
@@ -34,18 +37,22 @@ OPTIONS = Options(("knn",), k=(20,))
 SCALE = 3  # pixels of a picture for one of a view
 NUISANCES = ("hue", "luma", "background_luma", "x", "scale", "texture")
 CPU = torch.device("cpu")
+MARK = "viewmill demo"  # in its pictures: the next demo makes them anew unasked
 
 
 def run_demo(config: Demo, *, train: Callable[[Train], int]) -> int:
     """Run every step under `config.out`; the images are made once per seed, the training starts afresh each time."""
     started = time.perf_counter()
+    views, neighbours = config.out / "views.png", config.out / "neighbours.png"
+    for path in (views, neighbours):
+        _check(path, overwrite=config.overwrite)
     data = config.out / f"data-{config.seed}"
     train_set = _prepare(data / "train", TRAIN_IMAGES, seed=2 * config.seed)
     test_set = _prepare(data / "test", TEST_IMAGES, seed=2 * config.seed + 1)
     grid = view_grid(
         train_set, simclr(SIZE), rows=range(0, TRAIN_IMAGES, TRAIN_IMAGES // 8), epochs=4, seed=config.seed, scale=SCALE
     )
-    grid.save(config.out / "views.png")
+    _save(grid, views)
     run = config.out / f"run-{config.seed}"
     _clear(run)
     code = train(training(train_set.path, run, seed=config.seed))
@@ -62,9 +69,9 @@ def run_demo(config: Demo, *, train: Callable[[Train], int]) -> int:
     }
     scores = {name: [measure(pair, task, OPTIONS)[0].score for task in tasks] for name, pair in pairs.items()}
     shown = [pairs["trained"], pairs[RAW_PIXELS]]
-    _neighbours(shown, train_set, test_set).save(config.out / "neighbours.png")
+    _save(_neighbours(shown, train_set, test_set), neighbours)
     _show(tasks, scores)
-    say(f"pictures: {config.out / 'views.png'}, {config.out / 'neighbours.png'}")
+    say(f"pictures: {views}, {neighbours}")
     say(f"done in {duration(time.perf_counter() - started)}; next: viewmill train --data YOUR_FOLDER --out runs/first")
     return 0
 
@@ -101,6 +108,26 @@ def _prepare(folder: Path, count: int, *, seed: int) -> Beton:
         with counting("converting") as progress:
             convert([folder], target, overwrite=True, workers=usable_cores(), progress=progress)
     return open_beton(target)
+
+
+def _check(path: Path, *, overwrite: bool) -> None:
+    """Refuse a picture's place where something stands that no demo has made, unless it is to be replaced."""
+    if not path.exists():
+        return
+    with refusing():
+        try:
+            with open_to_read(path) as file, Image.open(file) as picture:
+                ours = picture.info.get("Software") == MARK
+        except (OSError, ValueError, SyntaxError):
+            ours = False
+        check_output(path, overwrite=overwrite or ours)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    told = PngInfo()
+    told.add_text("Software", MARK)
+    with replacing(path) as partial:
+        picture.save(partial, format="PNG", pnginfo=told)
 
 
 def _clear(run: Path) -> None:

@@ -11,9 +11,8 @@ import torch
 from .commands import Embed
 from .console import counting, say
 from .datasets import open_images, refusing
-from .errors import Refused
 from .evaluation.features import BATCH, Features, Shown, batches
-from .files.opening import replacing
+from .files.opening import check_output, replacing
 from .pipeline.manifest import classes_of, read_columns
 from .pipeline.recipe import weak
 from .pipeline.sources.arrow import pyarrow
@@ -26,13 +25,8 @@ OWN = ("row", "label", "class", "feature")
 def embed(config: Embed) -> int:
     """Write one record an image that could be decoded, in the order of its rows; returns the exit code."""
     target = config.target
-    if target.suffix != ".parquet":
-        raise Refused(f"{target} must end in .parquet: that is what is written")
-    if target.is_dir() or (target.exists() and not config.overwrite):
-        raise Refused(f"{target} exists: name another file, or add --overwrite")
-    if not target.parent.is_dir():
-        raise Refused(f"{target.parent} is no folder: make it first")
     with refusing():
+        check_output(target, overwrite=config.overwrite, endings=(".parquet",))
         library = pyarrow()
         encoders = load_encoders(config.run, ema=config.ema)
         beton = open_images(config.source)

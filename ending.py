@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .console import say
 from .datasets import refusing
 from .errors import Failed, Refused
-from .journal.folder import locked, write_json
+from .journal.folder import check_folder, locked, write_json
 from .journal.signals import end_with_launcher
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def starting(folder: Path, *, precision: str, timeout: int) -> Iterator[Start]:
         if accelerator.is_main_process:
             with refusing():
                 stack.enter_context(locked(folder))
+                check_folder(folder)
         with ending(folder, visible=accelerator.is_main_process) as ended:
             yield Start(accelerator, stack, ended)
             # together: a process that ends while gloo's threads still serve the other one is aborted at times

@@ -18,6 +18,7 @@ from .evaluation.features import RAW_PIXELS, Features, Pair, Shown, augmented, e
 from .evaluation.protocols import Options, Told, measure
 from .evaluation.store import digest_of, identity_of, kept, scores_of
 from .evaluation.tasks import Task, class_task, column_task
+from .files.opening import descriptor_to_change
 from .pipeline.beton import Beton
 from .pipeline.engine import choose
 from .pipeline.recipe import weak
@@ -222,7 +223,7 @@ def _keep(run: Path, lines: list[dict[str, Any]]) -> None:
     """Add the results to the run's file: whole lines, even where another evaluation writes at the same time."""
     path = run / RESULTS
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = descriptor_to_change(path, os.O_WRONLY | os.O_APPEND)
         try:
             data = "".join(json.dumps(line) + "\n" for line in lines).encode()
             if os.write(descriptor, data) != len(data):

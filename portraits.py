@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .files.opening import open_text
 from .pipeline.loader import ViewBatch
 from .pipeline.picture import mosaic
 from .pipeline.recipe import Recipe, View
@@ -101,7 +102,7 @@ def curves(log: Path) -> np.ndarray:
 def _points(log: Path) -> dict[str, list[tuple[int, float]]]:
     """Step and value of each curve, of as many lines of the log as can be read."""
     points: dict[str, list[tuple[int, float]]] = {name: [] for names in PANELS for name in names}
-    with open(log, encoding="utf-8", errors="replace") as file:
+    with open_text(log, errors="replace") as file:
         for line in file:
             record = _record(line)
             for name, found in points.items():

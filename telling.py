@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .commands import Train
 from .console import duration, opening, say, table
-from .errors import Failed
+from .errors import Failed, Refused
+from .files.opening import Unusable
 from .journal.clock import Clock
 from .journal.dashboard import Progressed, Screen, bound_line, dashboard
 from .journal.log import Log
@@ -178,10 +177,7 @@ class Report:
             *([("updates left out", f"{now.masked:,}")] if now.masked else []),
             *([("checkpoint", str(saved.path))] if saved is not None else []),
         ]
-        try:
-            table(f"{config.method}: {'stopped early' if code else 'done'}", ("", ""), rows)
-        except OSError:  # the terminal is gone, or the disk full: what Python still holds for it would make the code 120
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        table(f"{config.method}: {'stopped early' if code else 'done'}", ("", ""), rows)
 
     def pictures(self, batch: ViewBatch, taken: Taken, *, step: int) -> None:
         """Send views, neighbours and curves to the trackers."""
@@ -209,6 +205,8 @@ def reporting(job: Job) -> Iterator[Report]:
         if accelerator.is_main_process:
             try:
                 log = stack.enter_context(Log(config.out / "log.jsonl", resumed_step=job.first, warn=screen.warn))
+            except Unusable as error:
+                raise Refused(str(error)) from None
             except OSError as error:
                 raise Failed(f"{config.out / 'log.jsonl'} cannot be written ({error.strerror}): make room there") from error
             facts = {"data": str(config.data), "processes": accelerator.num_processes, "device": str(accelerator.device)}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .console import say
+from .files.opening import read_text
 from .journal.folder import write_json
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _identity(out: Path) -> str:
     """The run's name with the trackers: as its folder was called, and eight digits, kept under RUN/track."""
     path = out / "track" / "identity.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(path.read_text(encoding="utf-8"))["name"])
+        return str(json.loads(read_text(path))["name"])
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = "".join(
         letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-" for letter in out.resolve().name

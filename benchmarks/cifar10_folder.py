@@ -15,6 +15,8 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from viewmill.files.opening import read_bytes
+
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SPLITS = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
 RECORD = 1 + 3 * 32 * 32
@@ -34,7 +36,7 @@ def write_split(source: Path, target: Path, names: list[str], limit: int) -> int
     """Write the first `limit` images of each class in the files `names`; returns how many were written."""
     written: Counter[int] = Counter()
     for name in names:
-        data = np.fromfile(source / name, np.uint8)
+        data = np.frombuffer(read_bytes(source / name), np.uint8)
         if not len(data) or len(data) % RECORD:
             raise ValueError(f"{source / name}: {len(data)} bytes are no whole number of {RECORD}-byte records")
         for record in data.reshape(-1, RECORD):

@@ -34,6 +34,7 @@ from torch import Tensor
 from viewmill.benchmarks.measured import Measured
 from viewmill.evaluation import knn, linear, ridge, selection
 from viewmill.evaluation.scores import difference
+from viewmill.files.opening import regular
 from viewmill.journal.log import hardware, versions
 
 K = 200
@@ -61,7 +62,7 @@ class Settings:
 def given(files: tuple[Path, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Features and labels, training and test."""
     if len(files) == 2:
-        train, test = (load_file(path) for path in files)
+        train, test = (load_file(regular(path)) for path in files)
         return train["feature_NF"].float(), train["label_N"], test["feature_NF"].float(), test["label_N"]
     if files:
         raise ValueError(f"two files are needed, training and test features, got {len(files)}")

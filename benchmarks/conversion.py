@@ -27,6 +27,7 @@ from pathlib import Path
 import tyro
 from PIL import Image
 
+from viewmill.files.opening import LARGE, open_to_read, read_bytes
 from viewmill.journal.log import hardware, versions
 from viewmill.pipeline import native
 from viewmill.pipeline.convert import convert
@@ -50,7 +51,7 @@ class Settings:
 
 def decode(path: str) -> None:
     """Read and decode one file as training would."""
-    data = Path(path).read_bytes()
+    data = read_bytes(path, limit=LARGE)
     frame = native.jpeg_frame(data)
     assert frame is not None
     assert native.decodes(data, height=frame.height, width=frame.width)
@@ -58,7 +59,7 @@ def decode(path: str) -> None:
 
 def pillow(path: str) -> None:
     """Read and decode one file by Pillow."""
-    with Image.open(path) as image:
+    with open_to_read(path) as file, Image.open(file) as image:
         image.load()
 
 

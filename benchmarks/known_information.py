@@ -30,6 +30,7 @@ import tyro
 from PIL import Image
 
 from viewmill.benchmarks.known_page import write
+from viewmill.files.opening import LARGE, make_bytes, read_text
 from viewmill.journal.folder import read_config
 from viewmill.journal.signals import deferred
 from viewmill.objectives.methods import METHODS
@@ -162,7 +163,7 @@ def told_apart(data: Path, recipe: Path, batch: int) -> float:
 
 def result(settings: Settings, n: int, method: str, seed: int, run: Path) -> dict[str, Any]:
     """The line of a training that has ended in `run`."""
-    records = [json.loads(text) for text in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(text) for text in read_text(run / "log.jsonl", limit=LARGE).splitlines()]
     begun, config, late = records[0], read_config(run), last_epoch(records)
     shape = {"rows": settings.rows, "figures": n, "batch": settings.batch}
     return {
@@ -196,7 +197,7 @@ def read(path: Path, settings: Settings) -> dict[tuple[int, str, int], dict[str,
     Raises ValueError for a line that is none, or that was made with other settings.
     """
     found = {}
-    texts = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    texts = read_text(path).split("\n") if path.exists() else []
     for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text or "null")
@@ -224,7 +225,7 @@ def make(settings: Settings, call: Call = called, say: Callable[[str], None] = p
                 continue
             folder = Path(name) / str(n)
             data, recipe = made(folder, n, settings.rows), folder / "views.toml"
-            recipe.write_text(RECIPE, encoding="utf-8")
+            make_bytes(recipe, RECIPE.encode())
             share = told_apart(data, recipe, settings.batch)
             for method, seed in missing:
                 run, output = folder / f"{method}-{seed}", folder / "output"
@@ -233,7 +234,7 @@ def make(settings: Settings, call: Call = called, say: Callable[[str], None] = p
                 words = [str(word) for pair in given.items() for word in pair]
                 code = asked() or call(["train", method, *words, "--no-online"], output, asked).code
                 if code:
-                    say(output.read_text(encoding="utf-8") if output.exists() else "")
+                    say(read_text(output) if output.exists() else "")
                     return code
                 line = result(settings, n, method, seed, run) | {"told_apart": share, "settings": asked_of(settings)}
                 append(settings.results, line)

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from ..files.opening import LARGE, read_text
 from ..pipeline.threads import usable_cores
 from .measured import Measured, percent
 
@@ -68,7 +69,7 @@ def trained(
     command += ["--threads", str(threads)]
     began = time.time()
     peaks = ended([(command, shared | {name: str(value) for name, value in own.items()}) for own in ranked])
-    records = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    records = map(json.loads, read_text(out / "log.jsonl", limit=LARGE).splitlines())
     return Run([record for record in records if record["event"] == "step"], began, peaks[0].ru_maxrss * 1024 / 1e6)
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,8 +193,8 @@ def seconds(run: Callable[[], Any]) -> float:
 
 def status(name: str) -> int:
     """A number of KiB in this process's /proc entry."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def exact_peak_mb(region: str) -> float:

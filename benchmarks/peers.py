@@ -24,14 +24,14 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from ..files.opening import make_bytes, open_to_read
 from ..pipeline import kernels
 from ..pipeline.beton import JPEG, Beton, open_beton
 from ..pipeline.native import TJFLAG_ACCURATEDCT, TJPF_RGB, EngineUnavailable
 from ..pipeline.recipe import IMAGENET_MEAN, IMAGENET_STD
 from ..pipeline.threads import Scratch, in_pieces
 
-SCALE, SIGMA, DALI = (0.2, 1.0), (0.1, 2.0), "nvidia-dali-cuda120"
-AHEAD = 2  # batches that DALI works ahead: its own default
+SCALE, SIGMA, DALI, AHEAD = (0.2, 1.0), (0.1, 2.0), "nvidia-dali-cuda120", 2  # AHEAD: batches, DALI's own default
 
 
 class Data(NamedTuple):
@@ -68,13 +68,13 @@ class _Peer:
 
 def extract(beton: Beton, target: Path, limit: int = 0) -> int:
     """Write the JPEG bytes of the first `limit` rows (0: of all) to `target`/0/00000000.jpg and on; returns their number."""
-    rows = len(beton) if limit == 0 else min(limit, len(beton))
+    rows = min(limit or len(beton), len(beton))
     if (beton.mode_N[:rows] != JPEG).any():
         raise ValueError(f"{beton.path} holds raw pixels, which no peer reads: convert photographs")
-    (target / "0").mkdir(parents=True, exist_ok=True)
-    with open(beton.path, "rb") as file:
+    (folder := target / "0").mkdir(parents=True, exist_ok=True)
+    with open_to_read(beton.path) as file:
         for row in range(rows):
-            (target / "0" / f"{row:08d}.jpg").write_bytes(beton.read(file.fileno(), row))
+            make_bytes(folder / f"{row:08d}.jpg", beton.read(file.fileno(), row))
     return rows
 
 
@@ -212,8 +212,8 @@ def ffcv(data: Data) -> Contender:
         steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
         return specification("image", fields.RandomResizedCropRGBImageDecoder((data.size, data.size), SCALE), steps)
 
-    order, pipelines = library.OrderOption.RANDOM, {"image": view(), "second": view(), "label": None}
-    loader = library.Loader(str(data.beton), data.batch, data.threads, True, order, pipelines=pipelines, drop_last=False)
+    given = {"order": library.OrderOption.RANDOM, "pipelines": {"image": view(), "second": view(), "label": None}}
+    loader = library.Loader(str(data.beton), data.batch, data.threads, True, drop_last=False, **given)
     return _Peer(loader, lambda loader: sum(len(first) for first, _ in loader))
 
 
@@ -241,8 +241,8 @@ def decode(data: Data) -> Contender:
     places_N4 = np.stack((beton.offset_N, beton.size_N, beton.height_N, beton.width_N), axis=-1).astype(np.int64)
 
     def once(places_N4: np.ndarray) -> int:
-        good: list[int] = []
-        with open(beton.path, "rb") as file, ThreadPoolExecutor(data.threads) as pool:
+        good = list[int]()
+        with open_to_read(beton.path) as file, ThreadPoolExecutor(data.threads) as pool:
 
             def work(begin: int, end: int) -> None:
                 encoded = scratch.take("encoded", places_N4[begin:end, 1].max())

@@ -30,7 +30,7 @@ from ..pipeline.plan import draw
 from ..pipeline.recipe import RECIPES, Recipe, View
 from ..pipeline.threads import usable_cores
 from .peers import PEERS, Contender, Data, extract
-from .report import Rounds, picture, ratios
+from .report import Rounds, check_picture, picture, ratios
 
 CPU = torch.device("cpu")
 BEST = "viewmill"
@@ -102,6 +102,7 @@ def bench(config: Bench) -> int:
     """Measure, print one JSON object a contender and a summary, a table, and draw."""
     torch.set_num_threads(config.threads or usable_cores())
     with refusing():
+        check_picture(config)
         if config.data is None:
             raise ValueError("name a .beton of JPEG images: viewmill bench pipeline photos.beton")
         beton = open_beton(config.data)

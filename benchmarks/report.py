@@ -3,6 +3,12 @@
 import statistics
 from pathlib import Path
 
+from ..commands import Bench
+from ..files.opening import check_output, replacing
+
+PICTURES = (".png", ".svg", ".pdf")
+"""Endings of the file that `picture` writes."""
+
 Rounds = list[dict[str, float]]
 """Images/s by contender, round by round."""
 
@@ -11,6 +17,12 @@ def ratios(rounds: Rounds, one: str, other: str) -> list[float]:
     """Median, lowest and highest of `one` over `other`, round by round."""
     found = [turn[one] / turn[other] for turn in rounds]
     return [round(value, 3) for value in (statistics.median(found), min(found), max(found))]
+
+
+def check_picture(config: Bench) -> None:
+    """Raise ValueError or OSError unless the picture that is asked for may be written."""
+    if config.picture is not None:
+        check_output(config.picture, overwrite=config.overwrite, endings=PICTURES)
 
 
 def picture(rounds: Rounds, ours: str, title: str, target: Path) -> None:
@@ -36,4 +48,5 @@ def picture(rounds: Rounds, ours: str, title: str, target: Path) -> None:
     axes.set_xlabel("images/s (logarithmic), median and range")
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(target, dpi=140)
+    with replacing(target) as partial:
+        figure.savefig(partial, format=target.suffix[1:], dpi=140)

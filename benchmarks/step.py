@@ -23,6 +23,7 @@ from ..commands import Bench
 from ..console import say, table
 from ..datasets import open_images
 from ..errors import Refused
+from ..files.opening import open_to_read, read_text
 from ..journal.log import hardware, versions
 from ..pipeline import factors
 from ..pipeline.beton import Beton, open_beton
@@ -221,7 +222,7 @@ def restoring(engine: Engine, data: Beton, folder: Path, saved: Path, settings: 
         forget(saved / "checkpoints")
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
             found.append(fresh.submit(restored, engine, data.path, BANK_ROWS, folder, saved, settings).result())
-    latest = saved / "checkpoints" / (saved / "checkpoints" / "latest").read_text().strip()
+    latest = saved / "checkpoints" / read_text(saved / "checkpoints" / "latest").strip()
     size = sum(file.stat().st_size for file in latest.iterdir()) / 1e6
     note = f"new process, from the disk, {size:,.0f} MB"
     return Measured(f"resume with a bank of {BANK_ROWS:,} x 128", "s", found, most=10, note=note)
@@ -241,5 +242,5 @@ def restored(engine: Engine, data: Path, rows: int, folder: Path, saved: Path, s
 def forget(folder: Path) -> None:
     """Have the system read the files of `folder` from the disk the next time."""
     for file in folder.rglob("*.safetensors"):
-        with open(file, "rb") as opened_file:
+        with open_to_read(file) as opened_file:
             os.posix_fadvise(opened_file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

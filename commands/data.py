@@ -64,6 +64,8 @@ class Inspect:
     """Print what the recipe draws for those images, one JSON object a view."""
     json: bool = False
     """Print one JSON object instead of the tables."""
+    overwrite: bool = False
+    """Replace a picture that exists."""
 
 
 @dataclasses.dataclass(frozen=True)

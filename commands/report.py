@@ -19,7 +19,9 @@ class Report:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Folders of trainings; several are shown side by side."""
     out: Path = Path("report.html")
-    """The page to write."""
+    """The page to write. A page that this command made is made anew; anything else there needs --overwrite."""
+    overwrite: bool = False
+    """Replace a file that is no such page."""
     data: Path | None = None
     """Where the images that were trained on lie now, if not where they were: a .beton or a folder."""
     images: FromZero = 2000

@@ -36,6 +36,8 @@ class Demo:
     """Folder for the images, the run and the pictures."""
     seed: DemoSeed = 0
     """Seed of the images and of the training."""
+    overwrite: bool = False
+    """Replace pictures in that folder that no demo has made."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +152,8 @@ class Bench:
     """Measure torchvision, DALI, kornia and stock FFCV too."""
     picture: Path | None = None
     """Draw the result to this .png."""
+    overwrite: bool = False
+    """Replace a picture that exists."""
     json: bool = False
     """Print the JSON lines only."""
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..files.opening import LARGE, read_text, regular
 from ..pipeline.beton import Beton
 from ..pipeline.manifest import cache_folder
 from .features import Features, Pair, Shown
@@ -85,7 +86,7 @@ def _named(kind: str, facts: tuple[object, ...], suffix: str) -> Path:
 
 def _read(path: Path) -> Features | None:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular(path), framework="pt") as file:
             found = Features(*(file.get_tensor(name) for name in Features._fields))
             stamp = (file.metadata() or {}).get("digest")
         os.utime(path)
@@ -96,7 +97,7 @@ def _read(path: Path) -> Features | None:
 
 def _scores(path: Path) -> list[Told] | None:
     try:
-        stamp, _, text = path.read_text().partition("\n")
+        stamp, _, text = read_text(path, limit=LARGE).partition("\n")
         os.utime(path)
     except (OSError, ValueError):
         return None

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from ..files.opening import LARGE, read_text
 from ..journal.log import versions
 from ..models.network import Colour
 from .compare import LIMIT, Compared
@@ -72,7 +73,7 @@ def results_of(trained: Trained) -> list[Result]:
     path = trained.run / "evaluation.jsonl"
     found: dict[tuple[str, str, str], Result] = {}
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_text(path, limit=LARGE, errors="replace").splitlines()
     except OSError:
         return []
     for line in lines:

@@ -1,13 +1,13 @@
 """Where an export stands: it appears there whole, after it has been checked, or not at all."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..files.opening import settle_name
+from ..files.locking import hold
+from ..files.opening import folder_to_hold, of_a_run, open_to_read, settle_name
 from ..models.tensorfile import write_bytes
 from ..pipeline.target import FULL
 
@@ -58,6 +58,8 @@ def check(out: Path, *, overwrite: bool) -> None:
         there = [path for path in (out, card_of(out)) if path.exists()]
     else:
         there = [out] if out.is_dir() and any(out.iterdir()) else []
+    if of_a_run(out):
+        raise ValueError(f"{out} is a run's own file and is never replaced: choose another OUT")
     if there and not overwrite:
         raise FileExistsError(f"{there[0]} exists: add --overwrite to replace it, or choose another OUT")
     if there:
@@ -70,8 +72,13 @@ def _check_own(out: Path) -> None:
     if others:
         raise ValueError(f"{out} holds other things than an export ({', '.join(others[:3])}): choose another OUT")
     card = card_of(out)
-    if card.exists() and MARK not in card.read_text(encoding="utf-8", errors="replace")[:4096]:
+    if card.exists() and MARK not in _beginning(card):
         raise ValueError(f"{card} is no card that viewmill wrote: choose another OUT, or move it away")
+
+
+def _beginning(card: Path) -> str:
+    with open_to_read(card) as file:
+        return file.read(4096).decode("utf-8", "replace")
 
 
 @contextmanager
@@ -82,15 +89,14 @@ def building(out: Path) -> Iterator[Path]:
     """
     partial = out.with_name(f".{out.name}.partial")
     with naming(out):
-        partial.mkdir(exist_ok=True)
-        descriptor = os.open(partial, os.O_RDONLY)
+        with suppress(FileExistsError):
+            partial.mkdir()
+        descriptor = folder_to_hold(partial)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(descriptor, partial)
         except BlockingIOError:
             raise ValueError(f"{out} is being written by another export: wait for it") from None
-        except OSError:  # some network file systems know no locks
-            pass
         with naming(out):
             _empty_(partial)  # of what an export left that was killed
         try:

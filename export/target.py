@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from torch import Tensor
 
+from ..files.opening import regular
 from ..models.tensorfile import write_bytes
 from .trained import Trained
 
@@ -77,7 +78,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
-    return safetensors.torch.load_file(path)
+    return safetensors.torch.load_file(regular(path))
 
 
 def identity(trained: Trained) -> dict[str, Any]:

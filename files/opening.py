@@ -13,9 +13,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, TextIO, TypeVar
 
 SMALL = 64 << 20  # bytes: settings, manifests, tables of recipes and studies; far more than any of them has
+LARGE = 16 << 30  # of what grows with a data set or a run, and is held in memory by whoever reads it
 READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 KINDS = {
     stat.S_IFDIR: "is a folder",
@@ -25,6 +26,9 @@ KINDS = {
     stat.S_IFBLK: "is a device",
     stat.S_IFLNK: "is a link",
 }
+
+
+AnyPath = TypeVar("AnyPath", str, Path)
 
 
 class Unusable(OSError):
@@ -37,13 +41,18 @@ class Unusable(OSError):
         return f"{self.filename} {self.strerror}"
 
 
-def descriptor_to_read(path: str | os.PathLike[str]) -> int:
-    """An open descriptor of the regular file `path`; raises Unusable for a pipe, a device or a folder, OSError otherwise."""
+def descriptor_to_read(path: str | os.PathLike[str], *, follow: bool = True) -> int:
+    """An open descriptor of the regular file `path`; raises Unusable for a pipe, a device or a folder, OSError otherwise.
+
+    Without `follow` it raises Unusable for a link too.
+    """
     try:
-        descriptor = os.open(path, READING)
+        descriptor = os.open(path, READING | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
             raise Unusable(path, "is a socket, not a regular file") from None
+        if error.errno == errno.ELOOP and not follow:
+            raise Unusable(path, "is a link, not a regular file") from None
         raise
     try:
         _check_regular(descriptor, path)
@@ -65,7 +74,7 @@ def open_text(
     return io.TextIOWrapper(open_to_read(path), encoding=encoding, errors=errors, newline=newline)
 
 
-def regular(path: Path) -> Path:
+def regular(path: AnyPath) -> AnyPath:
     """`path` itself, for a library that opens it on its own; raises as `descriptor_to_read`."""
     os.close(descriptor_to_read(path))
     return path
@@ -126,6 +135,12 @@ def open_to_make(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(descriptor_to_make(path), "wb")
 
 
+def make_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """The same with `content` in it."""
+    with open_to_make(path) as file:
+        file.write(content)
+
+
 def make_text(path: str | os.PathLike[str], *, errors: str = "strict", newline: str | None = None) -> TextIO:
     """The same for text."""
     return io.TextIOWrapper(open_to_make(path), encoding="utf-8", errors=errors, newline=newline)
@@ -147,7 +162,7 @@ def replacing(target: Path) -> Iterator[Path]:
     open_to_make(unfinished).close()
     try:
         yield unfinished
-        descriptor = os.open(unfinished, READING | os.O_NOFOLLOW)
+        descriptor = descriptor_to_read(unfinished, follow=False)
         try:
             os.fsync(descriptor)
         finally:
@@ -163,11 +178,29 @@ def replacing(target: Path) -> Iterator[Path]:
 def settle_name(path: Path) -> None:
     """Let the name that `path` has just got survive a power cut, on file systems that know how."""
     with suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to the disk; file systems that sync no folders are taken as they are."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def folder_to_hold(path: Path) -> int:
+    """An open descriptor of the folder `path`, to be locked; raises Unusable for a link, or for what is none."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise Unusable(path, f"{_kind_of(path)}, not a folder of our own: remove it") from None
+        raise
 
 
 OF_A_RUN = ("config.json", "log.jsonl", "exit.json", ".lock", "evaluation.jsonl", "results.json")

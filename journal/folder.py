@@ -6,7 +6,6 @@ RUN/checkpoints/   see models/checkpoint.py
 RUN/exit.json      how it ended: launchers turn every child's exit code into 1, so the code stands here too
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -16,9 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..console import say
 from ..errors import Refused
-from ..files.opening import replacing
+from ..files.locking import hold
+from ..files.opening import Unusable, descriptor_to_change, replacing
+
+KEPT = ("log.jsonl", "evaluation.jsonl", "results.json", "detections.json", "predictions.png")
+"""What stands in a run's folder only after its config.json."""
 
 
 @contextmanager
@@ -31,19 +33,19 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise Refused(f"{folder} cannot be made ({error.strerror}): choose another --out") from None
     try:
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = descriptor_to_change(folder / ".lock", os.O_RDWR)
+    except Unusable as error:
+        raise Refused(str(error)) from None
     except OSError as error:
         raise Refused(f"{folder} cannot be written to ({error.strerror}): choose another --out") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(descriptor, folder, unheld="see to it that no other run writes there")
     except BlockingIOError:
         holder = os.read(descriptor, 200).decode(errors="replace").strip()
         os.close(descriptor)
         raise Refused(
             f"{folder} is in use by another run ({holder or 'which has only begun'}): wait for it, or choose another --out"
         ) from None
-    except OSError as error:  # some network file systems know no locks
-        say(f"{folder} cannot be locked ({error.strerror}): see to it that no other run writes there")
     try:
         job = f", Slurm job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
         began = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -53,6 +55,14 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise Refused where `folder` has files under a run's names without being a run's: those are somebody else's."""
+    if (folder / "config.json").exists():
+        return
+    if found := [name for name in KEPT if os.path.lexists(folder / name)]:
+        raise Refused(f"{folder} has a file {found[0]} that is of no run, since it has no config.json: choose another --out")
 
 
 def settle_config(folder: Path, config: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from ..files.opening import settle_name
+from ..files.opening import descriptor_to_change, open_to_make, settle_name
 
 PACKAGES = ("viewmill", "torch", "torchvision", "accelerate", "ffcv", "numba", "numpy", "pillow", "safetensors")
 KEPT = 10_000  # records in memory while the disk takes none: 20 MB of a training's
@@ -62,7 +62,7 @@ class Log:
         """Records that were dropped because too many waited for the disk."""
         self._path, self._warn, self._lock = path, warn, threading.RLock()
         self._waiting = deque[bytes]()
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._descriptor = descriptor_to_change(path, os.O_WRONLY | os.O_APPEND)
         self._end, self._torn, self._fault = os.fstat(self._descriptor).st_size, False, ""
 
     def write(self, event: str, **facts: Any) -> None:
@@ -147,11 +147,11 @@ def finite(value: Any) -> Any:
 
 def _cut(path: Path, step: int) -> int:
     """Leave out the records after `step`, whole or not at all; returns how many lines were damaged and went with them."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return 0
     partial, damaged = path.with_name(path.name + ".partial"), 0
     try:
-        with open(path, "rb") as old, open(partial, "wb") as new:
+        with os.fdopen(descriptor_to_change(path, os.O_RDWR), "rb") as old, open_to_make(partial) as new:
             for line in _lines(old):
                 try:
                     record = json.loads(line)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..files.opening import sync_folder
 from . import keeping, tensorfile
 from .keeping import steps
 from .tensorfile import Entry, Fault
@@ -67,7 +68,7 @@ def write(
     try:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         remarks = keeping.sweep(folder)
         try:
             _fill(temporary, step, parts, facts)
@@ -84,9 +85,9 @@ def write(
     except InvalidCheckpoint as error:
         raise OSError(errno.EIO, f"It does not read back as it was written ({error})", str(final)) from error
     try:
-        _sync_folder(folder)
+        sync_folder(folder)
         os.replace(latest, folder / "latest")
-        _sync_folder(folder)
+        sync_folder(folder)
         remarks += keeping.sweep(folder)
         remarks += keeping.put_aside(folder, step)
         remarks += keeping.prune(folder, keep, keep_every)
@@ -106,7 +107,7 @@ def _fill(temporary: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]],
     manifest = {"format": FORMAT, "step": step, "files": files, "facts": dict(facts)}
     manifest["sha256"] = _digest(manifest)
     tensorfile.write_bytes(temporary / "manifest.json", [memoryview(_text(manifest))])
-    _sync_folder(temporary)
+    sync_folder(temporary)
 
 
 def _text(manifest: Mapping[str, Any]) -> bytes:
@@ -115,17 +116,6 @@ def _text(manifest: Mapping[str, Any]) -> bytes:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync no folders
-            raise
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ read and written. The bytes are those that `save` makes.
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..files.opening import Unusable, descriptor_to_make, descriptor_to_read
 
 CHUNK = 8 << 20  # bytes hashed or written in one call: a thread waits up to 5 ms for the lock after each, so not smaller
 HEADER_LIMIT = 100_000_000  # bytes, of the format itself
@@ -69,7 +70,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Entry:
 def write_bytes(path: Path, pieces: Iterable[memoryview]) -> Entry:
     """Write a new file at `path`, synced, hashed on the way; its mode honours the umask."""
     digest, size = hashlib.sha256(), 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = descriptor_to_make(path)
     try:
         for piece in pieces:
             digest.update(piece)
@@ -131,12 +132,12 @@ def _opened(path: Path) -> Iterator[tuple[int, int]]:
     """Yield descriptor and size. Raises Fault for what is no plain file: a pipe would be waited for for ever."""
     if path.is_symlink():
         raise Fault("is a link: a checkpoint's files are its own")
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Fault("is no plain file")
-        yield descriptor, status.st_size
+        descriptor = descriptor_to_read(path, follow=False)
+    except Unusable:
+        raise Fault("is no plain file") from None
+    try:
+        yield descriptor, os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
 

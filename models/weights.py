@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..files.opening import open_to_read, regular
 from . import checkpoint
 from .layouts import COUNTER, in_our_names
 from .network import Colour, Network
@@ -98,18 +99,18 @@ def _read(path: Path) -> _Read:
         path = path / "model.safetensors" if _exported(path) else path
     if path.is_dir():
         return _read_checkpoint(path)
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{path} does not exist: {TAKEN}")
     if path.suffix.lower() == ".onnx":
         return _Read(_FILE, _read_onnx(path))
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
         first = file.read(9)
     # a safetensors file starts with the length of its header, which may look like a pickle's first bytes, and then {
     pickled = first.startswith((b"PK\x03\x04", b"\x80")) and first[8:] != b"{"
     if path.suffix.lower() in PICKLES or pickled:
         raise ValueError(f"{path} is a pickle, which could run any code. Where you trust it, convert it once: {CONVERT}")
     try:
-        return _Read(_FILE, load_file(path))
+        return _Read(_FILE, load_file(regular(path)))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is no safetensors file ({error}): download or convert it again") from error
 
@@ -128,7 +129,7 @@ def _read_onnx(path: Path) -> dict[str, Tensor]:
     except ImportError:
         raise ValueError(f'reading {path} needs onnx: pip install "viewmill[export]"') from None
     try:
-        held = onnx.load(str(path), load_external_data=False).graph.initializer
+        held = onnx.load(str(regular(path)), load_external_data=False).graph.initializer
         return {item.name: torch.from_numpy(onnx.numpy_helper.to_array(item).copy()) for item in held}
     except (DecodeError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is no ONNX file with its weights in it ({error}): export it again") from error

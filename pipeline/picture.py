@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ..files.opening import replacing
 from .beton import Beton
 from .loader import BetonLoader
 from .plan import ORDERS, ViewPlan
@@ -25,6 +27,12 @@ def view_grid(beton: Beton, recipe: Recipe, *, rows: Sequence[int], epochs: int,
         columns += list(as_seen(beton, recipe, row_B, epoch=epoch, seed=seed))
     count = len(recipe.views)
     return mosaic(columns, gaps_after=range(0, len(columns), count) if epochs > 1 or count > 1 else (0,), scale=scale)
+
+
+def save(picture: Image.Image, target: Path) -> None:
+    """Write `picture` whole or not at all, in the format that the ending says."""
+    with replacing(target) as partial:
+        picture.save(partial, format=Image.registered_extensions()[target.suffix.lower()])
 
 
 def plan_lines(plan: ViewPlan, row_B: np.ndarray) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..files.opening import partial, read_text
+from ..files.opening import of_a_run, partial, read_text
 from .beton import open_beton
 from .manifest import sidecars
 
@@ -19,6 +19,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Raise ValueError or FileExistsError where `target` may not be written."""
     if target.is_dir():
         raise ValueError(f"{target} is a folder: name the file to write")
+    if of_a_run(target):
+        raise ValueError(f"{target} is a run's own file and is never replaced: name another file")
+    if target.is_symlink():
+        raise ValueError(f"{target} is a link: name the file itself, or another")
     if target.exists() and not overwrite and not _unfinished(target):
         raise FileExistsError(f"{target} exists: add --overwrite to replace it, or choose another name")
 

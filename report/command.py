@@ -7,8 +7,8 @@ from pathlib import Path
 from ..commands.report import Report
 from ..console import say
 from ..datasets import refusing
-from ..files.opening import replacing
-from .markup import size
+from ..files.opening import check_output, open_to_read, replacing
+from .markup import MARK, size
 
 
 def report(config: Report, *, recipes: Mapping[str, str]) -> int:
@@ -19,8 +19,7 @@ def report(config: Report, *, recipes: Mapping[str, str]) -> int:
     with refusing():
         if config.out.is_dir():
             raise ValueError(f"{config.out} is a folder: name the file to write, as --out {config.out / 'report.html'}")
-        if not config.out.absolute().parent.is_dir():
-            raise ValueError(f"{config.out.parent} is no folder: make it, or choose another --out")
+        check_output(config.out, overwrite=config.overwrite or _own(config.out))
         from .page import page
         from .read import read_runs
 
@@ -30,6 +29,15 @@ def report(config: Report, *, recipes: Mapping[str, str]) -> int:
     of = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     say(f"a page about {of}: {config.out.absolute()} ({size(config.out.stat().st_size)})")
     return 0
+
+
+def _own(path: Path) -> bool:
+    """Whether a page of this command stands there: it holds nothing that the runs do not, and is made anew unasked."""
+    try:
+        with open_to_read(path) as file:
+            return MARK.encode() in file.read(4096)
+    except OSError:
+        return False
 
 
 def write(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+MARK = 'name="generator" content="viewmill report"'  # in every page: one that has it is made anew unasked
 VOID = ("img", "meta", "rect", "path", "line", "circle", "br")
 
 

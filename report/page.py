@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..files.opening import read_text
 from . import about, gallery, learning, results
 from .charts import colour
 from .markup import Html, tag
@@ -65,10 +66,11 @@ def page(runs: Sequence[Run], *, images: int, data: Path | None, recipes: Mappin
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="generator", content="viewmill report"),
         tag("title", f"{title} · viewmill report"),
-        tag("style", Html((HERE / "page.css").read_text(encoding="utf-8"))),
+        tag("style", Html(read_text(HERE / "page.css"))),
     ]
-    script = tag("script", Html((HERE / "page.js").read_text(encoding="utf-8")))
+    script = tag("script", Html(read_text(HERE / "page.js")))
     body = tag(
         "body", head, tag("main", *shown.values()), foot, tag("div", class_="tip", role="status", hidden=True), script
     )

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..files.opening import open_to_read, read_text
 from ..journal.folder import read_config
 from .curve import Curve, number
 
@@ -185,7 +186,7 @@ class _Spread:
 
 def _records(path: Path) -> Iterator[dict[str, Any] | None]:
     """The records of a file of JSON lines, None for one that cannot be read; nothing where there is no file."""
-    with suppress(FileNotFoundError), open(path, "rb") as file:
+    with suppress(FileNotFoundError), open_to_read(path) as file:
         for line in file:
             try:
                 record = json.loads(line)
@@ -202,7 +203,7 @@ def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _object(path: Path) -> dict[str, Any]:
     """The object in a file; empty where there is none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

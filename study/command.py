@@ -13,13 +13,14 @@ from ..commands.study import Study
 from ..console import duration, say
 from ..datasets import refusing
 from ..errors import Refused
+from ..files.opening import LARGE, read_text
 from ..journal.signals import deferred
 from ..pipeline.beton import Beton
 from . import results
 from .flags import words
 from .images import opened
 from .matched import budgets, settings_of, trained_as
-from .page import show, write
+from .page import check, show, write
 from .plan import Job, Plan, read_plan, slug
 from .process import Call, await_free, called
 
@@ -60,6 +61,7 @@ def study(config: Study, *, call: Call = called) -> int:
     with refusing():
         part = results.part_of(config.part)
         plan = read_plan(config.file, results=config.results)
+        check(plan)
         if config.table:
             return _finish(plan)
         images = opened(plan)
@@ -186,7 +188,7 @@ def _called(making: Making, job: Job, arguments: Sequence[str], output: Path) ->
     code = code and (making.asked() or code)
     if code in STOPPED or not code:
         return code, said
-    lines = output.read_text(errors="replace").splitlines() if output.exists() else []
+    lines = read_text(output, limit=LARGE, errors="replace").splitlines() if output.exists() else []
     lines = [line for line in lines if not line.startswith("$ ")]  # the command itself
     say(f"{job.name}: `{arguments[0]}` failed with code {code}: {' / '.join(lines[-LAST:])}; see {output}")
     return 1, said
@@ -195,7 +197,7 @@ def _called(making: Making, job: Job, arguments: Sequence[str], output: Path) ->
 def _trained(run: Path) -> bool:
     """Whether a training ended there and its checkpoints are left."""
     try:
-        ended = json.loads((run / "exit.json").read_text())
+        ended = json.loads(read_text(run / "exit.json"))
         return ended["code"] == 0 and ended["step"] == ended["steps"] and any((run / "checkpoints").iterdir())
     except (OSError, ValueError, LookupError):
         return False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..commands import Evaluate, Train
+from ..files.opening import read_bytes
 from ..journal.folder import difference
 from ..limits import FREE, method_of, peak_rate
 from ..settings import summary, values
@@ -41,7 +42,7 @@ def settings_of(job: Job, plan: Plan, fingerprints: Mapping[str, str]) -> dict[s
 def _recipe(train: Train) -> str:
     if not train.recipe.endswith(".toml"):
         return train.recipe
-    return f"{Path(train.recipe).name} {hashlib.sha256(Path(train.recipe).read_bytes()).hexdigest()[:16]}"
+    return f"{Path(train.recipe).name} {hashlib.sha256(read_bytes(train.recipe)).hexdigest()[:16]}"
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:

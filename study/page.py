@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import duration, say, table
-from ..files.opening import replacing
+from ..files.opening import of_a_run, read_text, replacing
 from .matched import budgets
 from .plan import Plan
 from .results import Line
@@ -19,6 +19,18 @@ INFORMED = (
     "each factor, mean and s.d. over seeds. Factors are independent, so their sum is a lower bound as well."
 )
 PACKAGES = ("viewmill", "torch")
+MADE = "`viewmill study "  # in every page: nothing without it is replaced
+
+
+def check(plan: Plan) -> None:
+    """Raise ValueError where what stands in the place of results, page or pictures is not a study's."""
+    results, page = plan.results, plan.results.with_suffix(".md")
+    if of_a_run(results):
+        raise ValueError(f"{results} is a run's own file: name another file for the results")
+    ours = page.exists() and MADE in read_text(page, errors="replace")
+    for path in (page, results.with_suffix(".png"), scattered(results)):
+        if path.exists() and not ours:
+            raise ValueError(f"{path} is not of a study and would be replaced: move it away, or name other results")
 
 
 def show(plan: Plan, there: Results) -> None:
@@ -69,7 +81,7 @@ def markdown(plan: Plan, there: Results) -> str:
 def _opening(plan: Plan) -> str:
     name, lines = plan.file.name, plan.results.name
     return (
-        f"`viewmill study {name}` made this page from `{lines}`, which holds every result; with `--table` it makes the page "
+        f"{MADE}{name}` made this page from `{lines}`, which holds every result; with `--table` it makes the page "
         "and the picture anew and trains nothing."
     )
 

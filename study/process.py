@@ -8,9 +8,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..errors import Refused
+from ..files.opening import descriptor_to_change
 from ..journal.folder import locked
 from ..journal.signals import EXIT_CODES, PR_SET_PDEATHSIG
 
@@ -43,7 +44,7 @@ def called(arguments: Sequence[str], output: Path, asked: Callable[[], int]) -> 
 
     Standard error is added to `output`. A command that a signal ended has the code which that signal asks for.
     """
-    with open(output, "ab") as errors, tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+    with _added_to(output) as errors, tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         command = [sys.executable, "-ISc", GUARD, str(os.getpid()), str(PROGRAM), *arguments]
         errors.write(f"$ viewmill {' '.join(arguments)}\n".encode())
         errors.flush()
@@ -68,6 +69,10 @@ def called(arguments: Sequence[str], output: Path, asked: Callable[[], int]) -> 
         errors.write(text.encode())
     code = process.returncode
     return Ended(EXIT_CODES.get(signal.Signals(-code), 1) if code < 0 else code, text)
+
+
+def _added_to(output: Path) -> BinaryIO:
+    return os.fdopen(descriptor_to_change(output, os.O_WRONLY | os.O_APPEND), "ab")
 
 
 def await_free(run: Path) -> None:

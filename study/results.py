@@ -17,7 +17,8 @@ from statistics import fmean
 from typing import Any
 
 from ..console import say
-from ..files.opening import replacing
+from ..files.locking import hold
+from ..files.opening import LARGE, descriptor_to_change, read_bytes, replacing
 from ..journal.folder import read_config
 from ..pipeline.beton import Beton
 from .axes import OWN
@@ -65,7 +66,7 @@ def read(path: Path) -> list[Line]:
     """
     lines = []
     for file in (path, *_parts(path)):
-        texts = file.read_bytes().split(b"\n") if file.exists() else []
+        texts = read_bytes(file, limit=LARGE).split(b"\n") if file.exists() else []
         for number, text in enumerate(texts, 1):
             line = _parsed(text)
             if line is not None:
@@ -88,9 +89,10 @@ def _parsed(text: bytes) -> Line | None:
 def append(path: Path, line: Line) -> None:
     """Add a result, whole and on the disk, after what a crash cut off has been cut away."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    descriptor = descriptor_to_change(path, os.O_RDWR | os.O_APPEND)
     try:
-        held = path.read_bytes()
+        hold(descriptor, path, wait=True)
+        held = read_bytes(path, limit=LARGE)
         tail = held[held.rfind(b"\n") + 1 :]
         begin = b"\n" if tail and _parsed(tail) is not None else b""
         if tail and not begin:
@@ -135,7 +137,9 @@ def of_plan(plan: Plan, lines: Sequence[Line], fingerprints: Mapping[str, str]) 
 def beside(path: Path) -> list[tuple[Line, Path]]:
     """The results of studies in the same folder as the file `path`, each with its file."""
     files = sorted(set(path.parent.glob("*.jsonl")) - {path, *_parts(path)})
-    return [(line, file) for file in files for line in filter(None, map(_parsed, file.read_bytes().split(b"\n")))]
+    return [
+        (line, file) for file in files for line in filter(None, map(_parsed, read_bytes(file, limit=LARGE).split(b"\n")))
+    ]
 
 
 def of_settings(
@@ -190,7 +194,7 @@ def _told(line: Line, *, alone: bool) -> Line:
 
 def _records(log: Path) -> list[Line]:
     found = []
-    for text in log.read_bytes().splitlines():
+    for text in read_bytes(log, limit=LARGE).splitlines():
         try:
             found.append(json.loads(text))
         except ValueError:  # what a crash tore; a later start has taken its step again

@@ -1,5 +1,6 @@
 """How files are opened: what is not a regular file, links, sizes, outputs."""
 
+import ast
 import os
 import socket
 from pathlib import Path
@@ -109,3 +110,80 @@ def test_an_output_replaces_nothing_unasked_and_a_runs_own_file_never(tmp_path):
             opening.check_output(path, overwrite=overwrite, endings=(".png",) if path.suffix == ".txt" else ())
     with pytest.raises(NotADirectoryError):
         opening.check_output(tmp_path / "missing" / "a.png", overwrite=False)
+
+
+ROOT = Path(__file__).resolve().parent.parent
+BARE = {"read_text", "write_text", "read_bytes", "write_bytes"}
+BY_LIBRARIES = {"safe_open", "load_file", "ParquetFile", "memory_map", "memmap", "fromfile"}  # which open a path themselves
+OPENED = {"open_to_read", "BytesIO"}
+WRITTEN = {"replacing", "building"}  # what these yield is a new file of our own
+REASONED = {
+    "console.py": "streams by their numbers",
+    "pipeline/compiled.py": "numba's own files, in a folder of our own: tests/test_compiled.py",
+}
+
+
+PENDING = (
+    "journal/folder.py:",
+    "pipeline/recipe_file.py:",
+    "pipeline/manifest.py:",
+    "study/plan.py:",
+)  # on their way to files/typed.py
+
+
+def sources() -> list[Path]:
+    house = [
+        path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] not in ("tests", "build", ".venv", "files")
+    ]
+    assert len(house) > 150
+    return house
+
+
+def called(node: ast.AST) -> str:
+    """The last part of what is called: `open` of Image.open(x)."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return (
+        node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
+    )
+
+
+def named_by(tree: ast.AST, makers: set[str]) -> set[str]:
+    """The names that are bound, by `=` or `with ... as`, to what one of `makers` gives."""
+    found = set()
+    for node in ast.walk(tree):
+        pairs = [(item.context_expr, item.optional_vars) for item in node.items] if isinstance(node, ast.With) else []
+        pairs += [(node.value, target) for target in node.targets] if isinstance(node, ast.Assign) else []
+        found |= {target.id for value, target in pairs if called(value) in makers and isinstance(target, ast.Name)}
+    return found
+
+
+def bare_openings(path: Path) -> list[str]:
+    """Calls that open a file by its path, other than through files/opening.py."""
+    tree = ast.parse(path.read_text())
+    opened, written, found = named_by(tree, OPENED), named_by(tree, WRITTEN) | {"partial"}, []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name, owner = called(node), ast.unparse(node.func).rpartition(".")[0]
+        first = node.args[0] if node.args else ast.Constant("")
+        text, by = ast.unparse(first), called(first)
+        bad = (
+            name in BARE and owner and owner not in written | {"tensorfile"},
+            name == "open" and owner in ("", "os", "io") and not text.strip("f'\"").startswith("/proc/"),
+            name == "open" and owner not in ("", "os", "io", "Image", "tarfile"),  # Path.open
+            name == "open" and owner == "Image" and not (text in opened or by in OPENED),
+            name == "open" and owner == "tarfile" and not any(word.arg == "fileobj" for word in node.keywords),
+            name in BY_LIBRARIES and by != "regular" and text not in opened,
+            name == "load" and owner == "onnx" and "regular(" not in text,
+            name in ("savefig", "ParquetWriter") and text not in written,
+        )
+        if any(bad):
+            found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)[:80]}")
+    return found
+
+
+def test_the_house_opens_files_in_one_way():
+    house = [path for path in sources() if str(path.relative_to(ROOT)) not in REASONED]
+    found = [line for path in house for line in bare_openings(path) if not line.startswith(PENDING)]
+    assert not found, "\n".join(found)

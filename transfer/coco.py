@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..files.opening import replacing
+from ..files.opening import LARGE, open_to_read, read_bytes, replacing
 from .encodings import encoded, is_polygon
 from .mending import Notes, Raw, instances, is_number, lines, mirrored, note
 from .scene import Category, Scene, SceneSet, Task, check_task, coco_masks
@@ -74,7 +74,7 @@ def write_annotations(path: Path, content: Mapping[str, Any]) -> None:
 def _read(path: Path) -> tuple[bytes, Row]:
     """The bytes of a file of instances or keypoints, and what they say."""
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path, limit=LARGE)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: name a COCO file of annotations") from None
     try:
@@ -153,7 +153,7 @@ def _size(row: Row, file: Path) -> tuple[int, int]:
     """Height and width, from the file itself where the annotations do not say."""
     height, width = row.get("height"), row.get("width")
     if height is None and width is None:
-        with Image.open(file) as image:
+        with open_to_read(file) as opened, Image.open(opened) as image:
             return image.height, image.width
     if not (isinstance(height, int) and isinstance(width, int) and 0 < min(height, width) <= max(height, width) < LONGEST):
         raise ValueError(f"image {row['id']} ({row['file_name']}) has the size {width!r} x {height!r}: correct it")

@@ -12,6 +12,7 @@ from ..console import opening, say, table
 from ..datasets import open_images, refusing
 from ..ending import noting_refusals, starting
 from ..errors import Refused
+from ..files.opening import read_text
 from ..files.typed import check_settings
 from ..journal.folder import read_config, recorded, settle_config, write_json
 from ..journal.log import versions
@@ -167,7 +168,7 @@ def protocol(settings: dict[str, Any]) -> str:
 
 def show(out: Path) -> None:
     """Print the table of OUT/results.json."""
-    told = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    told = json.loads(read_text(out / "results.json"))
     low, high = told["interval"]
     top5 = "" if told["top5"] is None else f"{told['top5']:.3f}"
     accuracies = (f"{told['top1']:.3f}", f"{low:.3f} to {high:.3f}", top5, f"{told['mean_per_class']:.3f}")

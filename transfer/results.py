@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import opening, table
+from ..files.opening import read_text
 from ..journal.folder import write_json
 from ..journal.log import versions
 from .scene import SceneSet
@@ -71,7 +72,7 @@ def write_results(out: Path, settings: dict[str, Any], train: SceneSet, test: Sc
 
 def show(out: Path) -> None:
     """Print the table of OUT/results.json."""
-    told = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    told = json.loads(read_text(out / "results.json"))
     rows = [(name, *(_share(numbers[key]) for key in HEAD)) for name, numbers in told["results"].items()]
     table(f"{told['init']['words']}: {told['protocol']}", ("", *HEAD.values()), rows)
     columns = [numbers["by_category"] for numbers in told["results"].values()]

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..files.opening import open_to_read
 from .encodings import coco_masks as coco_masks
 from .encodings import decoded
 
@@ -99,7 +100,7 @@ def pixels(scene: Scene) -> np.ndarray:
         ValueError: where the file is missing or damaged, or its size is not the annotation's.
     """
     try:
-        with Image.open(scene.path) as image:
+        with open_to_read(scene.path) as file, Image.open(file) as image:
             _check_size(scene, image)
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
@@ -118,7 +119,7 @@ def check_sizes(scenes: Sequence[Scene]) -> None:
     """
     for scene in scenes:
         try:
-            with Image.open(scene.path) as image:
+            with open_to_read(scene.path) as file, Image.open(file) as image:
                 _check_size(scene, image)
         except ValueError:
             raise

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
+from ..files.opening import open_to_read, read_bytes, read_text
 from .encodings import of_mask
 from .mending import Notes, Raw, instances, lines
 from .scene import Category, Scene, SceneSet, Task, check_task, coco_masks
@@ -60,7 +61,7 @@ def open_voc(root: Path, split: str, *, task: Task = "detection") -> SceneSet:
     for year, names in _years(root, split, LISTS[task]):
         _check_files(year, names, task)
         for name in names:
-            raw = (year / "Annotations" / f"{name}.xml").read_bytes()
+            raw = read_bytes(year / "Annotations" / f"{name}.xml")
             digest.update(f"{year.name} {name}\n".encode() + raw)
             file = year / "JPEGImages" / f"{name}.jpg"
             read.append((year, file, page(raw, year / "Annotations" / f"{name}.xml", file)))
@@ -106,9 +107,7 @@ def _years(root: Path, split: str, kind: str) -> Iterator[tuple[Path, Sequence[s
         there = f"there are {', '.join(lists)}" if lists else "there are none: is it a folder of Pascal VOC?"
         raise ValueError(f"{root} has no list ImageSets/{kind}/{split}.txt; {there}")
     for folder in held:
-        rows = [
-            row.split() for row in (folder / "ImageSets" / kind / f"{split}.txt").read_text().splitlines() if row.strip()
-        ]
+        rows = [row.split() for row in read_text(folder / "ImageSets" / kind / f"{split}.txt").splitlines() if row.strip()]
         names = list(
             dict.fromkeys(row[0] for row in rows if row[1:] != ["-1"])
         )  # lists of one class say -1 where it is absent
@@ -150,7 +149,7 @@ def page(raw: bytes, path: Path, image: Path) -> Page:
     if all(side.isdecimal() and int(side) > 0 for side in sides):
         return Page(int(sides[0]), int(sides[1]), things)
     try:
-        with Image.open(image) as opened:
+        with open_to_read(image) as file, Image.open(file) as opened:
             return Page(opened.height, opened.width, things)
     except Exception as error:
         raise ValueError(f"{path} does not say its image's size, and {image} cannot be opened ({error})") from None
@@ -171,7 +170,7 @@ def _thing(found: ElementTree.Element, path: Path) -> Thing:
 def _masks(path: Path, one: Page) -> list[dict[str, Any] | None]:
     """The mask of each object; None where no pixel is of it."""
     try:
-        with Image.open(path) as image:
+        with open_to_read(path) as file, Image.open(file) as image:
             if image.mode not in ("P", "L"):
                 raise ValueError(f"its mode is {image.mode}, not a palette")
             number_HW = np.asarray(image)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from ..files.opening import open_to_read, read_text
 from .coco import write_annotations
 from .mending import Notes, lines, note
 
@@ -54,7 +55,7 @@ def write_coco(images: Path, labels: Path, target: Path, *, names: Mapping[int, 
         height, width = _size(file)
         image_id = numbers[place] if numbered else place + 1
         rows.append({"id": image_id, "file_name": file.name, "height": height, "width": width})
-        text = (labels / f"{file.stem}.txt").read_text(encoding="utf-8") if f"{file.stem}.txt" in held else ""
+        text = read_text(labels / f"{file.stem}.txt") if f"{file.stem}.txt" in held else ""
         for count, line in enumerate(text.splitlines(), start=1):
             made, where = _object(line.split(), height, width), f"line {count} of {file.stem}.txt"
             if made is None:
@@ -71,7 +72,7 @@ def write_coco(images: Path, labels: Path, target: Path, *, names: Mapping[int, 
 
 def _size(file: Path) -> tuple[int, int]:
     try:
-        with Image.open(file) as image:
+        with open_to_read(file) as opened, Image.open(opened) as image:
             return image.height, image.width
     except Exception as error:
         raise ValueError(f"{file} cannot be opened ({error}): replace it, or remove it") from None
@@ -86,7 +87,7 @@ def class_names(config: Path) -> dict[int, str]:
     import yaml  # comes with accelerate
 
     try:
-        names = yaml.safe_load(config.read_text(encoding="utf-8"))["names"]
+        names = yaml.safe_load(read_text(config))["names"]
         return {int(number): str(name) for number, name in (names.items() if isinstance(names, dict) else enumerate(names))}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{config} has no table of class names ({error}): name the data set's YAML file") from None
