@@ -105,7 +105,7 @@ def inspect(config: Inspect) -> int:
     """Print what a file holds; exit code 1 where images in it are damaged."""
     path = config.file
     with refusing():
-        _check_grid(config)
+        check_output(config.grid, overwrite=config.overwrite, endings=(".png", ".jpg", ".jpeg"))
         beton = open_beton(path)
         facts = examine.summary(beton)
         checks = {"structure": "sound"}
@@ -149,11 +149,6 @@ def _sidecars_of(beton: Beton) -> dict[str, str]:
     for name in ("quarantine", "remarks"):
         check_sidecar(beton, name)
     return {"sidecars": "as in the manifest" if manifest["format"] >= BOUND else "as many lines as rows"}
-
-
-def _check_grid(config: Inspect) -> None:
-    if config.grid is not None:
-        check_output(config.grid, overwrite=config.overwrite, endings=(".png", ".jpg", ".jpeg"))
 
 
 def _verified(path: Path) -> str:

@@ -21,8 +21,7 @@ def ratios(rounds: Rounds, one: str, other: str) -> list[float]:
 
 def check_picture(config: Bench) -> None:
     """Raise ValueError or OSError unless the picture that is asked for may be written."""
-    if config.picture is not None:
-        check_output(config.picture, overwrite=config.overwrite, endings=PICTURES)
+    check_output(config.picture, overwrite=config.overwrite, endings=PICTURES)
 
 
 def picture(rounds: Rounds, ours: str, title: str, target: Path) -> None:

@@ -206,12 +206,14 @@ def folder_to_hold(path: Path) -> int:
 OF_A_RUN = ("config.json", "log.jsonl", "exit.json", ".lock", "evaluation.jsonl", "results.json")
 
 
-def check_output(path: Path, *, overwrite: bool, endings: tuple[str, ...] = ()) -> None:
+def check_output(path: Path | None, *, overwrite: bool, endings: tuple[str, ...] = ()) -> None:
     """Raise ValueError unless a person's output may be written to `path`; OSError where its folder is none.
 
     Nothing that stands there is replaced without `overwrite`, a link and a run's own file not even so; with `endings` its
-    name must end in one of them.
+    name must end in one of them. None is no output.
     """
+    if path is None:
+        return
     if endings and not path.name.lower().endswith(endings):
         raise ValueError(f"{path} must end in {' or '.join(endings)}: that is what is written")
     if not path.parent.is_dir():

@@ -50,7 +50,7 @@ def compiled(*, fastmath: set[str] | bool = False, inline: bool = False) -> Call
     def made(function: Any) -> Any:
         dispatcher = numba.njit(nogil=True, fastmath=fastmath, inline="always" if inline else "never")(function)
         if hasattr(dispatcher, "_cache"):  # else NUMBA_DISABLE_JIT is set
-            dispatcher._cache = Kept(function)
+            setattr(dispatcher, "_cache", Kept(function))  # noqa: B010
         return dispatcher
 
     return made
