@@ -29,7 +29,7 @@ from .pipeline.manifest import (
     read_table,
     verify_sha256,
 )
-from .pipeline.sources.opened import Reading, is_source
+from .pipeline.sources.opened import Ambiguous, Reading, is_source
 from .pipeline.threads import usable_cores
 
 GRID_COLUMNS, GRID_ROWS, GRID_SIDE = 12, 6, 96
@@ -51,7 +51,12 @@ def open_images(path: Path) -> Beton:
 
     doing = "converting" if is_source(path) else "verifying"
     with refusing(), counting(f"{doing} {path}") as progress:
-        return open_data(path, progress=progress, say=say)
+        try:
+            return open_data(path, progress=progress, say=say)
+        except Ambiguous as error:
+            raise ValueError(
+                f"{error}. The flags are those of viewmill convert: convert it first, and name the .beton"
+            ) from error
 
 
 def convert(config: Convert) -> int:
@@ -66,7 +71,7 @@ def convert(config: Convert) -> int:
             sources,
             target,
             encoding=_encoding(config),
-            reading=Reading(config.path_column, config.image_column, config.label_column, config.root),
+            reading=Reading(**{field: getattr(config, field) for field in Reading._fields}),
             overwrite=config.overwrite,
             workers=usable_cores() if config.workers is None else config.workers,
             max_bad=config.max_bad,
@@ -75,7 +80,8 @@ def convert(config: Convert) -> int:
         )
     rows = [
         ("images", f"{done.rows:,}"),
-        ("classes", f"{len(done.classes)}"),
+        ("classes", f"{done.labels:,}"),
+        *([("without a label", f"{done.unlabelled:,}")] if done.labels and done.unlabelled else []),
         ("size", _size(done.size_bytes)),
         ("time", f"{done.seconds:.1f} s, {done.rows / done.seconds:,.0f} images/s"),
         ("quarantined", f"{done.rejected:,}"),

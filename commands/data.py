@@ -28,14 +28,30 @@ class Convert:
     """With --mode smart, images whose pixels take at most so many bytes are stored as pixels."""
     max_bad: Bad | None = None
     """Give up when more images are unusable: a share below 1, a number from 1 on, 0 for none; by default never."""
+    only: Literal["", "images", "shards", "tables"] = ""
+    """Of a folder that holds several, take its image files, its .tar shards, or its .parquet and .arrow tables."""
+    split: str = ""
+    """Of a source with train, validation and test parts, take this one; all: every one of them, as one."""
+    classes: Literal["auto", "folder", "shard", "none"] = "auto"
+    """Classes: each source's own convention, the first folder on the way, a shard's name, or none."""
+    case: Literal["", "keep", "fold"] = ""
+    """Classes whose names differ only in capitals (Cat, cat): keep them apart, or fold them into one in small letters."""
     path_column: str = ""
     """Column of a list that holds the paths; by default path, file_name, image or the like."""
     image_column: str = ""
     """Column of a .parquet or .arrow file that holds the images; by default it is found."""
     label_column: str = ""
-    """Column that holds the labels; by default label, class, target or the like."""
+    """Column that holds the labels; by default label, class, target or the like. Also of metadata.csv and .json."""
     root: Path | None = None
     """Folder below which a list's paths lie; by default the list's own."""
+    encoding: str = ""
+    """Characters of a list: cp1252, say; by default UTF-8, or UTF-16 where the file says so."""
+    image_key: str = ""
+    """Which file of a shard's key is the image: jpg, input.jpg, ...; by default the only one."""
+    key_dot: Literal["first", "last"] = "first"
+    """Where a shard's keys end: at the first dot of a name, as WebDataset has it, or at the last (frame.0001.jpg)."""
+    follow_links: bool = False
+    """Follow links that lead out of a folder, as in a cache of the Hugging Face hub."""
     workers: Threads | None = None
     """Processes that decode; by default one a core, 0 for none beside this one. The file is the same with any number."""
     overwrite: bool = False

@@ -37,6 +37,10 @@ class Converted(NamedTuple):
     remarks: dict[str, Counted]
     """By kind: of files that are used, and of files that were passed over."""
     classes: list[str]
+    labels: int
+    """How many classes there are, by name or by number."""
+    unlabelled: int
+    """Images that were listed without a label."""
     size_bytes: int
     seconds: float
 
@@ -89,7 +93,7 @@ def convert(
     if workers:
         _warm_up(target)
     sources = open_sources(paths, reading)
-    found = survey(sources)
+    found = survey(sources, reading.case)
     # One crew for both: the images of the estimate go through it first.
     outcomes = encoded(chain(found.spread, items_of(sources)), encoding, workers=workers)
     with closing(outcomes), ExitStack() as stack:
@@ -108,7 +112,10 @@ def convert(
         rows = write_beton(target, sieve.samples(outcomes), capacity=found.images, publish=publish)
     seconds = time.perf_counter() - started
     size = target.stat().st_size
-    return Converted(target, rows, sieve.rejected, sieve.first_rejected, sieve.remarks, found.classes, size, seconds)
+    rejected = (sieve.rejected, sieve.first_rejected)
+    return Converted(
+        target, rows, *rejected, sieve.remarks, found.classes, estimate.classes, found.unlabelled, size, seconds
+    )
 
 
 def _warm_up(target: Path) -> None:

@@ -31,9 +31,10 @@ from PIL import Image
 from viewmill.pipeline import examine, native
 from viewmill.pipeline.beton import ALLOCATION, FIELD, FIELD_TYPES, HEADER, JPEG, RAW, InvalidBeton, Sample, open_beton
 from viewmill.pipeline.beton_writer import write_beton
-from viewmill.pipeline.convert import CELL, convert
+from viewmill.pipeline.convert import convert
 from viewmill.pipeline.manifest import SETTLED_S, open_trusted, read_columns, sidecars
 from viewmill.pipeline.recipe import CentreCrop, Recipe, View, weak
+from viewmill.pipeline.sieve import CELL
 
 ROOM = 1 << 30  # address space that a mutant may take on top of what the interpreter and the libraries hold
 HANG_S = 30

@@ -1,210 +1,188 @@
 """Parquet and Arrow files with the images' bytes in a column: the layout of Hugging Face datasets, read from local files."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+import os
+from array import array
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ...files.opening import regular
-from .candidate import MAX_BYTES, Candidate, Fetched, Label, Rejected, Stamp, stamp_of, unprintable
-from .columns import LABEL_COLUMNS, pick, refuse_twice
+from .arrow_files import (
+    SUFFIXES,
+    Cell,
+    first_bytes,
+    holds_no_bytes,
+    listing,
+    pyarrow,
+    reading,
+    refuse_several,
+    row_count,
+    schema_of,
+)
+from .candidate import Candidate, Item, Label, Place, Rejected, Remark, Span, Stamp, outside, stamp_of, unprintable
+from .columns import LABEL_COLUMNS, refuse_twice
+from .kinds import looks_like_image
+from .labels import are_numbers, label_of_value
+from .readings import Reading, ambiguous
+
+__all__ = ["SUFFIXES", "ArrowImages", "image_column_of", "pyarrow"]
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "image_bytes", "bytes")
-SUFFIXES = (".parquet", ".arrow")
-BATCH = 1024  # rows whose labels and columns are read at a time
-
-
-def pyarrow() -> Any:
-    """The library; raises ValueError naming the line that installs it."""
-    try:
-        import pyarrow.ipc
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError("Parquet and Arrow files need pyarrow: pip install 'viewmill[parquet]'") from None
-    return pyarrow
-
-
-class Cell(NamedTuple):
-    """One cell of an image column: row `place` of row group (Parquet) or record batch (Arrow) `group`."""
-
-    path: str
-    stamp: Stamp
-    column: str
-    group: int
-    place: int
-
-    def fetch(self) -> Fetched:
-        """See Place. The whole group is read and kept until another is asked for: neighbours come next."""
-        value = _column(self.path, self.stamp, self.column, self.group)[self.place].as_py()
-        data = value.get("bytes") if isinstance(value, dict) else value
-        if not data:
-            raise ValueError("the cell holds no bytes")
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"{len(data)} bytes; an image may take {MAX_BYTES}")
-        return Fetched(data)
 
 
 class ArrowImages:
     """One file of image bytes. Class names come from the datasets library's own description of the label column."""
 
-    def __init__(self, path: Path, *, image_column: str = "", label_column: str = "") -> None:
-        self.path = path
-        with _reading(path):
-            schema = _schema(path)
+    def __init__(self, path: Path, asked: Reading = Reading()) -> None:  # noqa: B008 (frozen)
+        self.path, self._asked = path, asked
+        self._root = asked.root or path.parent
+        with reading(path):
+            schema = schema_of(path)
             refuse_twice(schema.names, path)
-            self._image = image_column or image_column_of(path)
+            self._image = asked.image_column or image_column_of(path)
             if self._image not in schema.names:
                 raise ValueError(f"{path} has no column {self._image!r}; it has {', '.join(schema.names)}")
-            self._label = pick(
-                schema.names, label_column, LABEL_COLUMNS, f"{path}", "labels", "--label-column", needed=False
-            )
             types = pyarrow().types
+            self._nested = types.is_struct(schema.field(self._image).type)
+            self._by_path = self._nested and holds_no_bytes(path, self._image)
+            self._label = "" if asked.classes == "none" else _label_column(path, schema, asked.label_column)
             plain = [field.name for field in schema if not types.is_nested(field.type) and not types.is_binary(field.type)]
             self.columns: Sequence[str] = [
                 name for name in plain if name not in (self._image, self._label, "row", "file_name")
             ]
+            self._lost = [name for name in schema.names if name not in (self._image, self._label, *self.columns)]
             self.classes: Sequence[str] | None = _class_names(schema, self._label)
+            self._where = f"{path}: column {self._label!r}"
+            self._numbers = self._label_numbers(schema)
+        self.heeds: Set[str] = {
+            "image_column",
+            "label_column",
+            "classes",
+            *(("root", "follow_links") if self._by_path else ()),
+        }
 
-    def items(self) -> Iterator[Candidate | Rejected]:
+    def _label_numbers(self, schema: Any) -> bool:
+        """Whether labels that are texts are whole numbers throughout."""
+        if not self._label or not _is_text(schema.field(self._label).type):
+            return True
+        return are_numbers((str(facts[0] or "") for _, _, facts, _ in listing(self.path, [self._label], "")), self._where)
+
+    def items(self) -> Iterator[Item]:
         """See Source."""
-        with _reading(self.path):
-            nested = pyarrow().types.is_struct(_schema(self.path).field(self._image).type)
-            wanted = [*([self._label] if self._label else []), *self.columns]
+        wanted = [*([self._label] if self._label else []), *self.columns]
+        with reading(self.path):
             status = self.path.stat()
-            share, stamp = status.st_size // max(1, _row_count(self.path)), stamp_of(status)
-            listing = _listing(self.path, wanted, self._image if nested else "")
-            for row, (group, index, facts, name) in enumerate(listing):
-                label, values = (facts[0], facts[1:]) if self._label else (None, facts)
-                name = name if name and not unprintable(name) else f"{row:08d}"
-                place = Cell(str(self.path), stamp, self._image, group, index)
-                texts = tuple("" if value is None else str(value) for value in values)
-                yield Candidate(f"{self.path}/{row:08d}", name, place, self._label_of(label), share, texts)
+            share, stamp = status.st_size // max(1, row_count(self.path)), stamp_of(status)
+        named = self._nested and not self._by_path and self._names_differ()
+        if self._nested and not self._by_path and not named:
+            yield Remark(str(self.path), "rows that share a name: each is called by its number")
+        for row, (group, index, facts, name) in enumerate(listing(self.path, wanted, self._image if self._nested else "")):
+            label, values = (facts[0], facts[1:]) if self._label else (None, facts)
+            path = f"{self.path}/{row:08d}"
+            texts = tuple("" if value is None else str(value) for value in values)
+            place = self._place(path, name, stamp, group, index)
+            labelled = self._label_of(label, path)
+            if isinstance(place, Rejected):
+                yield place
+            elif isinstance(labelled, Rejected):
+                yield labelled
+            else:
+                usable = name and not unprintable(name) and (named or self._by_path)
+                size = os.stat(place.path).st_size if isinstance(place, Span) else share
+                yield Candidate(path, name if usable else f"{row:08d}", place, labelled, size, texts)
+        if self._asked.classes == "auto" and not self._label and self.columns:
+            told = "a table without a column of labels: --label-column makes one of its others that"
+            yield Remark(str(self.path), told, ", ".join(self.columns))
+        if self._lost:
+            kind = "columns that are not kept: lists, structures, bytes, and names that the .beton's own have"
+            yield Remark(str(self.path), kind, ", ".join(self._lost))
 
-    def _label_of(self, value: Any) -> Label:
-        if value is None or value == "" or (isinstance(value, int) and value < 0):
-            return None
-        if isinstance(value, int) and self.classes is not None:
-            return self.classes[value] if 0 <= value < len(self.classes) else None
-        return value if isinstance(value, int) and value < 2**63 else str(value)
+    def _place(self, path: str, name: str, stamp: Stamp, group: int, index: int) -> Place | Rejected:
+        if not self._by_path:
+            return Cell(str(self.path), stamp, self._image, group, index)
+        file = os.path.join(self._root, name)
+        if not name or unprintable(name):
+            return Rejected(path, "the cell holds neither bytes nor a path")
+        if not self._asked.follow_links and outside(file, os.path.realpath(self._root)):
+            return Rejected(path, f"{file} leads out of {self._root}: name the folder that holds the images with --root")
+        if not os.path.isfile(file):
+            return Rejected(
+                path, f"the cell holds no bytes but the path {file}, where no file is: name its folder with --root"
+            )
+        return Span(file)
+
+    def _names_differ(self) -> bool:
+        """Whether the paths that the column tells are names: no two the same."""
+        hashes = array("q", (hash(name) for *_, name in listing(self.path, [], self._image) if name))
+        return len(set(hashes)) == len(hashes)
+
+    def _label_of(self, value: Any, path: str) -> Label | Rejected:
+        if self.classes is not None and isinstance(value, int) and value >= 0:
+            if value < len(self.classes):
+                return self.classes[value]
+            return Rejected(path, f"label {value}; the data set's description names {len(self.classes)} classes")
+        return label_of_value(value, self._where, numbers=self._numbers)
 
 
 def image_column_of(path: Path) -> str:
-    """The column of image bytes: a struct with `bytes`, or binary under a usual name; "" where there is none."""
-    with _reading(path):
-        schema, types = _schema(path), pyarrow().types
-        for field in schema:
-            if types.is_struct(field.type) and any(part.name == "bytes" for part in field.type):
-                return field.name
+    """The column of image bytes: a struct with `bytes`, or binary under a usual name; "" where there is none.
+
+    Raises Ambiguous where several hold images.
+    """
+    with reading(path):
+        schema, types = schema_of(path), pyarrow().types
+        found = [f.name for f in schema if types.is_struct(f.type) and any(part.name == "bytes" for part in f.type)]
         binary = [field.name for field in schema if types.is_binary(field.type) or types.is_large_binary(field.type)]
-        return next((name for name in IMAGE_COLUMNS if name in binary), binary[0] if len(binary) == 1 else "")
+        usual = [name for name in binary if name in IMAGE_COLUMNS]
+        found += usual or (binary if len(binary) == 1 else [])
+    if len(found) > 1:
+        images = [name for name in found if looks_like_image(first_bytes(path, name))]
+        if len(images) == 1:
+            return images[0]
+        raise ambiguous(
+            f"{path} has {len(images or found)} columns that could hold the images",
+            *(f"{name!r} does: --image-column {name}" for name in images or found),
+        )
+    return found[0] if found else ""
 
 
-def schema_names(path: Path) -> list[str]:
-    """The names of a file's columns."""
-    with _reading(path):
-        return list(_schema(path).names)
-
-
-def cells(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
-    """The cells of `columns`, row by row, as text."""
-    for _, _, values, _ in _listing(path, columns, ""):
-        yield ["" if value is None else str(value) for value in values]
+def _features(schema: Any) -> dict[str, Any]:
+    """The datasets library's own description of the columns."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return features if isinstance(features, dict) else {}
 
 
 def _class_names(schema: Any, label: str) -> list[str] | None:
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[label]["names"]]
-    except (KeyError, TypeError, ValueError):
+        return [str(name) for name in _features(schema)[label]["names"]]
+    except (KeyError, TypeError):
         return None
 
 
-def _opened(path: str) -> Any:
-    """A ParquetFile, or an Arrow file or stream as a list of record batches, mapped, not read."""
-    library = pyarrow()
-    with _reading(path):
-        if path.endswith(".parquet"):
-            return library.parquet.ParquetFile(regular(path), memory_map=True)
-        source = library.memory_map(regular(path))
-        try:
-            reader = library.ipc.open_file(source)
-            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        except library.ArrowInvalid:
-            source.seek(0)
-            batches = list(library.ipc.open_stream(source))
-        for batch in batches:
-            batch.validate(full=True)  # offsets of a stranger's file are followed without a look
-        return batches
+def _label_column(path: Path, schema: Any, asked: str) -> str:
+    """The column that was asked for, has a usual name or is described as classes; raises where there are several."""
+    if asked and asked not in schema.names:
+        raise ValueError(f"{path} has no column {asked!r}; it has {', '.join(schema.names)}")
+    usual = [name for name in LABEL_COLUMNS if name in schema.names]
+    described = [name for name in schema.names if name not in usual and _class_names(schema, name) is not None]
+    found = [asked] if asked else usual + described
+    if usual == ["fine_label"]:
+        found = usual if not asked else found  # CIFAR-100, where coarse_label is described too
+    if len(found) > 1:
+        raise ambiguous(
+            f"{path} has {len(found)} columns that could hold the labels",
+            *(f"{name!r} does: --label-column {name}" for name in found),
+        )
+    if found:
+        refuse_several(path, schema, found[0])
+    return found[0] if found else ""
 
 
-@contextmanager
-def _reading(path: str | Path) -> Iterator[None]:
-    """What pyarrow raises for a damaged file comes out as a ValueError that names it."""
-    try:
-        yield
-    except (pyarrow().ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-
-
-@lru_cache(maxsize=1)
-def _kept_open(path: str, stamp: Stamp) -> Any:
-    del stamp  # a file of the same name that is another file
-    return _opened(path)
-
-
-@lru_cache(maxsize=1)
-def _column(path: str, stamp: Stamp, column: str, group: int) -> Any:
-    file = _kept_open(path, stamp)
-    if isinstance(file, list):
-        return file[group].column(column)
-    return file.read_row_group(group, columns=[column]).column(column)
-
-
-def _schema(path: Path) -> Any:
-    file = _opened(str(path))
-    if not isinstance(file, list):
-        return file.schema_arrow
-    if not file:
-        raise ValueError(f"{path} holds no row")
-    return file[0].schema
-
-
-def _row_count(path: Path) -> int:
-    file = _opened(str(path))
-    return sum(batch.num_rows for batch in file) if isinstance(file, list) else file.metadata.num_rows
-
-
-def _listing(path: Path, columns: Sequence[str], image: str) -> Iterator[tuple[int, int, list[Any], str]]:
-    """Group, index, values of `columns`, and the path that struct column `image` names; the bytes are not read."""
-    file = _opened(str(path))
-    with _reading(path):
-        for group in range(len(file) if isinstance(file, list) else file.num_row_groups):
-            index = 0
-            for batch in [file[group]] if isinstance(file, list) else _batches(file, group, columns, image):
-                count = batch if isinstance(batch, int) else batch.num_rows
-                values = [] if isinstance(batch, int) else [batch.column(name).to_pylist() for name in columns]
-                names = _names_of(batch, image, count)
-                for at in range(count):
-                    yield group, index, [column[at] for column in values], names[at]
-                    index += 1
-
-
-def _batches(file: Any, group: int, columns: Sequence[str], image: str) -> Iterable[Any]:
-    """A row group's columns in batches; where none is wanted, just the number of its rows."""
-    named = f"{image}.path"
-    has_path = image and any(file.schema.column(i).path == named for i in range(len(file.schema)))
-    wanted = [*columns, *([named] if has_path else [])]
-    if not wanted:
-        return [file.metadata.row_group(group).num_rows]
-    return file.iter_batches(BATCH, row_groups=[group], columns=wanted)
-
-
-def _names_of(batch: Any, image: str, count: int) -> list[str]:
-    if isinstance(batch, int) or not image or image not in batch.schema.names:
-        return [""] * count
-    column = batch.column(image)
-    if not any(part.name == "path" for part in column.type):
-        return [""] * count
-    return [str(name or "") for name in column.field("path").to_pylist()]
+def _is_text(kind: Any) -> bool:
+    types = pyarrow().types
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)

@@ -3,14 +3,15 @@
 https://www.cs.toronto.edu/~kriz/cifar.html, https://cs.stanford.edu/~acoates/stl10/
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ...files.opening import read_text, regular
-from .candidate import Candidate, Fetched, Label, Rejected, Span
+from .candidate import Candidate, Fetched, Item, Label, Rejected, Span
+from .readings import Reading
 
 
 class Layout(NamedTuple):
@@ -57,8 +58,9 @@ class Binary:
     """One such file; which of the three its name and its size say."""
 
     columns: Sequence[str] = ()
+    heeds: Set[str] = frozenset(("classes",))
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
         self.path = path
         size = path.stat().st_size
         known = [STL10] if path.stem.endswith("_X") else [CIFAR10, CIFAR100]
@@ -71,6 +73,8 @@ class Binary:
         names = path.parent / self._layout.names
         self.classes: Sequence[str] | None = _lines(names) if names.is_file() else None
         self._labels = self._read_labels(size // self._layout.record)
+        if reading.classes == "none":
+            self._labels[:] = -1
 
     def _read_labels(self, count: int) -> np.ndarray:
         layout = self._layout
@@ -85,7 +89,7 @@ class Binary:
             raise ValueError(f"{path} holds {len(labels)} labels for {count} images: fetch both files again")
         return labels
 
-    def items(self) -> Iterator[Candidate | Rejected]:
+    def items(self) -> Iterator[Item]:
         """See Source."""
         record, head, side = self._layout.record, self._layout.head, self._layout.side
         for row, label in enumerate(self._labels.tolist()):

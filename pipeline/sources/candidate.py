@@ -5,7 +5,7 @@ Places travel to the workers, which fetch the bytes themselves; so nothing is un
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,8 +16,6 @@ from ...files.opening import descriptor_to_read
 MAX_BYTES = 1 << 28  # of one encoded image: 256 MiB, so that a file that only looks like an image fills no memory
 
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # Python's file names hold undecodable bytes as lone surrogates
-
-NUMBER = re.compile("[0-9]{1,9}")
 
 Label = str | int | None
 """A class by name, by number, or none."""
@@ -84,6 +82,8 @@ class Source(Protocol):
     """Names of what it tells of each image beside the label."""
     classes: Sequence[str] | None
     """Its class names in their order, where the source fixes one."""
+    heeds: Set[str]
+    """The fields of a Reading that make a difference to it."""
 
     def items(self) -> Iterator[Item]:
         """Every candidate, what should be one and cannot, and remarks on what is passed over."""
@@ -118,11 +118,6 @@ class Span(NamedTuple):
 def stamp_of(status: os.stat_result) -> Stamp:
     """The stamp of a file."""
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def as_label(text: str) -> Label:
-    """A class by number where the text is a whole number that fits one, else by name; none where it is empty."""
-    return int(text) if NUMBER.fullmatch(text) else text or None
 
 
 def outside(path: str, inside: str) -> bool:

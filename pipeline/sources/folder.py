@@ -1,101 +1,116 @@
 """A folder of images, flat or with one subfolder per class."""
 
-import csv
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
-from ...files.opening import open_text
-from .candidate import Candidate, Rejected, Span, outside, unprintable
-from .columns import refuse_twice
+from .archives import beside_images
+from .beside import TABLE, TABLES, Beside, one_spelling, read_beside, remarks_of
+from .candidate import Candidate, Item, Rejected, Remark, Span, unprintable
+from .kinds import ENDINGS, begins_like_image, ending, told
+from .layout import Layout
+from .readings import Reading, ambiguous, some
+from .walking import Visited, refusal, walk
 
-TABLE = "metadata.csv"  # the name and the `file_name` column are Hugging Face's imagefolder convention
-OURS = re.compile(
-    r"\.beton(\.json|\.columns\.csv|\.quarantine\.jsonl)?(\.partial)?$"
-)  # manifest.sidecars, and a writing in work
+__all__ = ["TABLE", "Folder"]
+
 HINT = "name a folder of images, flat or with one subfolder per class"
 
 
 class Folder:
     """Sorted, folder by folder: a file's class is the first subfolder on its way; files at the top have none.
 
-    Hidden files are passed over, and .beton files with what stands beside them, since people write into the folder that they
-    convert; what leads out of the folder, is no regular file or has an undecodable name is rejected.
+    A file is an image where its name or its beginning says so; others are remarked upon and number no class. What leads out
+    of the folder, is no regular file or has an undecodable name is rejected, a folder that cannot be read too.
     """
 
     classes: Sequence[str] | None = None
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
         if not root.is_dir():
             raise ValueError(f"{root} {'is a file' if root.exists() else 'does not exist'}: {HINT}")
-        self.path = root
-        self.columns: Sequence[str]
-        self.columns, self._table = _read_table(root / TABLE)
+        self.path, self._reading = root, reading
+        self._beside = read_beside(root, label_column=reading.label_column, encoding=reading.encoding)
+        self.columns: Sequence[str] = self._beside.columns
+        table = ("label_column", "encoding") if self._beside.path else ()
+        self.heeds: Set[str] = {"only", "classes", "follow_links", *table}
 
-    def items(self) -> Iterator[Candidate | Rejected]:
-        """See Source."""
-        nothing = ("",) * len(self.columns)
-        inside = os.path.realpath(self.path)
-        for entry, parts in _walk(str(self.path), ()):
-            name = "/".join(parts)
-            if unprintable(name):
-                yield Rejected(entry.path, "its name is no UTF-8, or holds control characters: rename it")
-            elif entry.is_symlink() and outside(entry.path, inside):
-                yield Rejected(entry.path, "a link that leads out of the folder")
-            elif not _is_file(entry):
-                yield Rejected(entry.path, "no regular file")
+    def items(self) -> Iterator[Item]:
+        """See Source. Raises Ambiguous at the end where the whole can be read in two ways."""
+        layout, met = Layout(), _Met(self._beside)
+        for visited in walk(str(self.path), follow_links=self._reading.follow_links):
+            yield from visited.aside
+            if not visited.files and any(isinstance(item, Rejected) for item in visited.aside):
+                continue  # it cannot be read: nothing is known of it
+            images = 0
+            for item in self._images(visited, layout):
+                images += isinstance(item, Candidate)
+                yield met.told(item) if self._beside.path else item
+            layout.note(visited.parts, visited.files, images)
+        yield from layout.without_images(self.path)
+        yield from met.left()
+        yield from beside_images(self.path, layout, self._reading)
+        layout.check(self.path, self._reading)
+        self._check_labels(layout)
+
+    def _images(self, visited: Visited, layout: Layout) -> Iterator[Item]:
+        """The files of one folder; rows of the table beside them come later."""
+        reading, above = self._reading, "".join(f"{part}/" for part in visited.parts)
+        label = visited.parts[0] if visited.parts and reading.classes in ("auto", "folder") else None
+        nothing, inside = ("",) * len(self.columns), os.path.realpath(self.path)
+        bad = unprintable(above)
+        for entry in visited.files:
+            name = entry.name
+            if refused := refusal(entry, inside, follow_links=reading.follow_links):
+                yield refused
+            elif bad:
+                yield Rejected(
+                    entry.path, "it lies in a folder whose name is no UTF-8, or holds control characters: rename it"
+                )
+            elif ending(name) not in ENDINGS and not begins_like_image(entry.path):
+                if (above or name not in TABLES) and not layout.note_archive(entry.path):
+                    yield Remark(entry.path, told(name))
             else:
-                label, size = parts[0] if len(parts) > 1 else None, entry.stat().st_size
-                yield Candidate(entry.path, name, Span(entry.path), label, size, self._table.get(name, nothing))
+                try:
+                    size = entry.stat().st_size
+                except OSError as error:
+                    yield Rejected(entry.path, error.strerror or str(error))
+                    continue
+                yield Candidate(entry.path, above + name, Span(entry.path), label, size, nothing)
+
+    def _check_labels(self, layout: Layout) -> None:
+        usual, table = self._beside.usual_labels, self._beside.path
+        if not usual or table is None or self._reading.label_column or self._reading.classes != "auto":
+            return
+        keep = (
+            "its subfolders are the classes: add --classes folder" if layout.tops else "there are none: add --classes none"
+        )
+        takes = [f"the classes stand in column {name!r}: add --label-column {name}" for name in usual]
+        raise ambiguous(f"{table} has {some(usual)}, and {self.path} holds images", *takes, keep)
 
 
-def _walk(folder: str, above: tuple[str, ...]) -> Iterator[tuple[os.DirEntry[str], tuple[str, ...]]]:
-    """Every entry that is no folder, with its name's parts; links to folders are not entered."""
-    with os.scandir(folder) as entries:
-        shown = sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda entry: entry.name)
-    below = [entry for entry in shown if entry.is_dir(follow_symlinks=False)]
-    for entry in shown:
-        if not entry.is_dir(follow_symlinks=False) and (above or entry.name != TABLE):
-            yield entry, (*above, entry.name)
-    for entry in below:
-        yield from _walk(entry.path, (*above, entry.name))
+class _Met:
+    """Which rows of the table beside a folder's images name one of them."""
 
+    def __init__(self, beside: Beside) -> None:
+        self._beside, self._unmet, self._named = beside, set(beside.values), 0
+        self._unnamed = list[str]()
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or (".beton" in name and OURS.search(name) is not None)
+    def told(self, item: Item) -> Item:
+        """An item with what the table tells of it."""
+        if not isinstance(item, Candidate):
+            return item
+        key, beside = one_spelling(item.name), self._beside
+        if key not in beside.values:
+            self._unnamed.append(item.path)
+            return item if beside.labels is None else item._replace(label=None)
+        self._unmet.discard(key)
+        self._named += 1
+        label = item.label if beside.labels is None else beside.labels[key]
+        return item._replace(label=label, facts=beside.values[key])
 
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a loop of links
-        return False
-
-
-def _read_table(path: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-    """The columns of metadata.csv beside `file_name`, and each file's values."""
-    if path.is_dir() or not path.exists():
-        return [], {}
-    try:
-        return _parsed_table(path)
-    except csv.Error as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-
-
-def _parsed_table(path: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-    with open_text(path, errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, restval="")
-        names = list(reader.fieldnames or ["none"])
-        if "file_name" not in names:
-            raise ValueError(f"{path} has no column 'file_name'; it has {', '.join(names)}")
-        refuse_twice(names, path)
-        if "row" in names:
-            raise ValueError(f"{path} has a column 'row', which is the name of the .beton's own: call it something else")
-        table = {}
-        for row in reader:
-            if None in row:
-                raise ValueError(f"{path}: line {reader.line_num} has more cells than the {len(names)} columns")
-            name = row.pop("file_name")
-            table[name] = tuple(row.values())
-        return [name for name in names if name != "file_name"], table
+    def left(self) -> Iterator[Remark]:
+        """Rows without an image, and images without a row."""
+        yield from remarks_of(self._beside, self._unmet, self._named)
+        for path in self._unnamed:
+            yield Remark(path, f"an image that no row of {self._beside.path and self._beside.path.name} names")

@@ -2,67 +2,89 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from .arrow import SUFFIXES, ArrowImages, image_column_of
 from .binaries import Binary
 from .candidate import Candidate, Item, Source
+from .expand import Aside, expand
 from .folder import Folder
 from .listed import DELIMITERS, Listed
+from .readings import Ambiguous, Reading, flag
 from .shards import Shard
 
+__all__ = ["Ambiguous", "Reading", "columns_of", "is_source", "items_of", "open_sources"]
+
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 KINDS = (
     "a folder of images, a .csv, .tsv or .parquet list, .tar shards, .parquet or .arrow files with images, CIFAR or STL .bin"
 )
 
 
-class Reading(NamedTuple):
-    """How sources are read where their own layout leaves it open."""
-
-    path_column: str = ""
-    """Column of paths of a list; "" for the usual names."""
-    image_column: str = ""
-    """Column of image bytes; "" to find it."""
-    label_column: str = ""
-    """Column of labels; "" for the usual names, and none where there is none."""
-    root: Path | None = None
-    """Folder below which a list's paths lie; None for the list's own."""
-
-
 def is_source(path: Path) -> bool:
     """Whether `path` is something to convert, by its kind and name; anything else is taken for a .beton."""
-    return (
-        path.is_dir() or path.suffix in (*DELIMITERS, *SUFFIXES, ".tar", ".bin") or path.name.endswith((".tar.gz", ".tgz"))
-    )
+    name = path.name.lower()
+    return path.is_dir() or _suffix(path) in (*DELIMITERS, *SUFFIXES, ".tar", ".bin") or name.endswith(PACKED)
 
 
 def open_sources(paths: Sequence[Path], reading: Reading = Reading()) -> list[Source]:  # noqa: B008 (frozen)
-    """Open `paths` in their order; a folder of shards or of tables is taken as those. Raises ValueError, naming the path."""
-    return [_open(path, reading) for given in paths for path in _expand(given)]
+    """Open `paths` in their order; a folder of shards or of tables is taken as those.
+
+    Raises ValueError, naming the path; Ambiguous where it can be read in several ways and `reading` does not say in which.
+    """
+    sources = list[Source]()
+    heeded = set[str]()
+    for given in paths:
+        expanded = expand(given, reading)
+        heeded |= expanded.heeds
+        for path in expanded.paths:
+            source = _open(path, reading)
+            heeded |= source.heeds
+            sources.append(source)
+        if expanded.aside:
+            sources.append(Aside(given, expanded.aside))
+    _refuse_without_effect(sources, heeded, reading)
+    _refuse_twice(sources)
+    return sources
 
 
-def _expand(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    parts = sorted(part for part in path.iterdir() if part.suffix in (".tar", *SUFFIXES) and part.is_file())
-    return parts or [path]
+def _refuse_twice(sources: Sequence[Source]) -> None:
+    """Raise ValueError where a class's tar stands beside one in which it is too: its images would be there twice."""
+    named: dict[str, Path] = {}
+    for source in sources:
+        for name in sorted(source.named_classes if isinstance(source, Shard) else ()):
+            if (first := named.setdefault(name, source.path)).name != source.path.name:
+                told = f"class {name!r} comes from two tars, {first} and {source.path}"
+                raise ValueError(f"{told}, probably the same images twice: name the one that is meant")
+
+
+def _refuse_without_effect(sources: Sequence[Source], heeded: set[str], reading: Reading) -> None:
+    for field, usual in Reading._field_defaults.items():
+        value = getattr(reading, field)
+        if value != usual and field not in heeded and field != "case":
+            where = ", ".join(str(source.path) for source in sources[:2]) + (", ..." if len(sources) > 2 else "")
+            raise ValueError(f"{flag(field)} {value} has no effect on {where}: leave it out, or name another source")
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
 
 
 def _open(path: Path, reading: Reading) -> Source:
     if not path.exists():
         raise ValueError(f"{path} does not exist: name {KINDS}")
     if path.is_dir():
-        return Folder(path)
+        return Folder(path, reading)
     if not path.is_file():
         raise ValueError(f"{path} is neither a file nor a folder: name {KINDS}")
-    if path.suffix in DELIMITERS or (path.suffix in SUFFIXES and not (reading.image_column or image_column_of(path))):
-        return Listed(path, path_column=reading.path_column, label_column=reading.label_column, root=reading.root)
-    if path.suffix in SUFFIXES:
-        return ArrowImages(path, image_column=reading.image_column, label_column=reading.label_column)
-    if path.suffix == ".tar" or path.name.endswith((".tar.gz", ".tgz")):
-        return Shard(path)
-    if path.suffix == ".bin":
-        return Binary(path)
+    suffix = _suffix(path)
+    if suffix in DELIMITERS or (suffix in SUFFIXES and not (reading.image_column or image_column_of(path))):
+        return Listed(path, reading)
+    if suffix in SUFFIXES:
+        return ArrowImages(path, reading)
+    if suffix == ".tar" or path.name.lower().endswith(PACKED):
+        return Shard(path, reading)
+    if suffix == ".bin":
+        return Binary(path, reading)
     raise ValueError(f"{path} is a file of no known kind: name {KINDS}")
 
 
@@ -74,6 +96,7 @@ def columns_of(sources: Sequence[Source]) -> list[str]:
 def items_of(sources: Sequence[Source]) -> Iterator[Item]:
     """The items of all sources, one source after another; with several, names begin with the source's path."""
     columns = columns_of(sources)
+    several = sum(not isinstance(source, Aside) for source in sources) > 1
     for source in sources:
         place_of = {name: index for index, name in enumerate(source.columns)}
         order = [place_of.get(name) for name in columns]
@@ -82,7 +105,7 @@ def items_of(sources: Sequence[Source]) -> Iterator[Item]:
             if not isinstance(item, Candidate):
                 yield item
                 continue
-            if len(sources) > 1:
+            if several:
                 item = item._replace(name=item.path)
             if not as_it_is:
                 item = item._replace(facts=tuple("" if at is None else item.facts[at] for at in order))

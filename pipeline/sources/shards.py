@@ -1,21 +1,38 @@
 """A WebDataset shard: a tar of consecutive files that share a key, the image being one of them.
 
 Read where it lies: members are found by their headers and read by offset. Nothing is extracted, nothing is unpickled, and
-only the extensions listed here are ever looked at.
+only images, labels and texts are ever looked at.
 """
 
 import json
-import os
-import tarfile
-from collections.abc import Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
-from ...files.opening import open_to_read
-from .candidate import Candidate, Label, Rejected, Span, as_label, unprintable
+from .candidate import Candidate, Item, Label, Rejected, Remark, Span
+from .holdings import Holdings, folders_of
+from .kinds import ENDINGS, HEAD, looks_like_image, told
+from .labels import as_label
+from .readings import Reading, chosen_splits, split_of
+from .tars import Member, members_of, read, refuse_packed
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "gif", "avif", "jp2")
 CLASS, FACTS, TEXT = "cls", "json", "txt"
-MAX_SIDE_BYTES = 1 << 20  # of a .cls, .json or .txt member
+SIDES = (CLASS, FACTS, TEXT)
+
+
+class Group(NamedTuple):
+    """The members of one key."""
+
+    key: str
+    members: dict[str, Span]
+    """By extension."""
+    inner: str
+    """The tar in the tar that they lie in."""
+    fault: str
+    """What is wrong with one of them."""
 
 
 class Shard:
@@ -23,79 +40,141 @@ class Shard:
 
     classes: Sequence[str] | None = None
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with open_to_read(path) as file:
-            if file.read(2) == b"\x1f\x8b":
-                raise ValueError(
-                    f"{path} is compressed: gzip gains nothing on images, and rows are read by offset; gunzip it"
-                )
-        self.columns: Sequence[str] = list(
-            dict.fromkeys(name for _, members, _ in self._groups() for name in self._facts(members))
+    def __init__(self, path: Path, reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
+        self.path, self._reading = path, reading
+        refuse_packed(path)
+        self.heeds: Set[str] = {"classes", "image_key", "key_dot", "label_column", "split"}
+        holdings, columns, hashes = Holdings(path), dict[str, None](), array("q")
+        for group in self._groups():
+            facts = self._facts(group.members)
+            columns |= dict.fromkeys(facts)
+            hashes.append(hash((group.inner, group.key)))
+            images = self._images(group.members)
+            holdings.note(group.key, group.inner, images, classed=CLASS in group.members, facts=facts)
+        self._apart = _repeated(hashes)
+        holdings.check(reading, apart=len(self._apart))
+        self._source = holdings.classes(reading)
+        self._label_column = reading.label_column
+        if self._label_column and self._label_column not in columns:
+            held = ", ".join(columns) or "none"
+            raise ValueError(f"{path} has no {self._label_column!r} in its .json files; it has {held}")
+        self._splits = (
+            chosen_splits(reading.split, holdings.splits, path) if reading.split and any(holdings.splits) else None
         )
+        self._common = holdings.common
+        self._inner: Set[str] = {Path(name).stem for name in holdings.inner}
+        self.columns: Sequence[str] = [name for name in columns if name != self._label_column]
 
-    def items(self) -> Iterator[Candidate | Rejected]:
+    def items(self) -> Iterator[Item]:
         """See Source."""
-        for key, members, fault in self._groups():
-            path = f"{self.path}/{key}"
-            image = next((members[kind] for kind in members if kind in IMAGES), None)
-            if fault:
-                yield Rejected(path, fault)
-            elif image is None:
-                yield Rejected(path, f"no image among its files ({', '.join(members)}); known are {', '.join(IMAGES)}")
-            else:
-                facts = self._facts(members)
-                values = tuple(facts.get(name, "") for name in self.columns)
-                yield Candidate(path, key, image, self._label(members), image.size, values)
+        unused = Counter[str]()
+        for group in self._groups():
+            key, members = group.key, group.members
+            path = f"{self.path}/{group.inner}/{key}" if group.inner else f"{self.path}/{key}"
+            if group.fault:
+                yield Rejected(path, group.fault)
+                continue
+            if hash((group.inner, key)) in self._apart:
+                yield Rejected(
+                    path, "its key comes again later in the shard: sort the shard by name, so that it stands together"
+                )
+                continue
+            if self._splits is not None and split_of(self._top(key)) not in self._splits:
+                yield Remark(path, "of another split, passed over")
+                continue
+            images = self._images(members)
+            kind = self._reading.image_key or (images[0] if images else "")
+            if kind not in members:
+                yield self._without_image(path, members)
+                continue
+            facts = self._facts(members)
+            label = self._label(group, facts)
+            values = tuple(facts.get(name, "") for name in self.columns)
+            yield Candidate(
+                path, f"{group.inner}/{key}" if group.inner else key, members[kind], label, members[kind].size, values
+            )
+            for other in members:
+                if other in images and other != kind:
+                    yield Remark(f"{path}.{other}", f"another image of its key (.{other}), passed over")
+                elif other not in (kind, *SIDES):
+                    unused[other] += 1
+        for kind, count in unused.items():
+            yield Remark(str(self.path), f"members that are not kept (.{kind})", f"{count} of them")
 
-    def _groups(self) -> Iterator[tuple[str, dict[str, Span], str]]:
+    def _without_image(self, path: str, members: dict[str, Span]) -> Item:
+        held = ", ".join(f".{kind}" for kind in members)
+        if wanted := self._reading.image_key:
+            return Rejected(path, f"no .{wanted} among its files ({held})")
+        if CLASS in members:
+            return Rejected(path, f"no image among its files ({', '.join(members)}); it has a label")
+        return Remark(path, told(f"{path}.{next(iter(members))}") if len(members) == 1 else "a key without an image", held)
+
+    def _groups(self) -> Iterator[Group]:
         """Each key with its members by extension, and what is wrong with one of them."""
-        key, members, fault = "", {}, ""
-        for name, found in self._members():
-            stem, kind = _split(name)
-            if stem != key:
-                if members or fault:
-                    yield key, members, fault
-                key, members, fault = stem, {}, ""
-            if isinstance(found, str):
-                fault = found
+        group: Group | None = None
+        for member in members_of(self.path):
+            stem, kind = self._split(member)
+            if group is None or (stem, member.inner) != (group.key, group.inner):
+                if group is not None:
+                    yield group
+                group = Group(stem, {}, member.inner, "")
+            if member.fault:
+                group = group._replace(fault=member.fault)
+            elif kind in group.members:
+                group = group._replace(
+                    fault=f"two of its files are called {member.name}: which one counts is not known; rename one"
+                )
             else:
-                members[kind] = found
-        if members or fault:
-            yield key, members, fault
+                group.members[kind] = member.place
+        if group is not None:
+            yield group
 
-    def _members(self) -> Iterator[tuple[str, Span | str]]:
-        """Name and place of every file, or in the place's stead why it cannot be read."""
-        name = "the beginning"
-        try:
-            with open_to_read(self.path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-                while member := archive.next():
-                    # tarfile keeps every member: a shard of a million files would be kept in memory
-                    vars(archive)["members"].clear()
-                    if member.size < 0 or archive.offset <= member.offset:  # tarfile would walk in circles
-                        raise tarfile.ReadError(f"{member.name!r} claims {member.size} bytes")
-                    name = member.name
-                    if not member.isdir() and not os.path.basename(name).startswith("."):
-                        yield name, _fault(member) or Span(str(self.path), member.offset_data, member.size)
-                end = _read(Span(str(self.path), archive.offset, tarfile.BLOCKSIZE))
-            if any(end) or not end:  # tarfile takes a broken header for the end
-                raise tarfile.ReadError("no end-of-archive mark")
-        except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
-            yield f"(after {name})", f"the shard is damaged from here on: {error or type(error).__name__}"
+    def _split(self, member: Member) -> tuple[str, str]:
+        """Key and extension: WebDataset cuts a name at the first dot after its last slash."""
+        folder, slash, base = member.name.rpartition("/")
+        if self._reading.key_dot == "last" and "." in base:
+            stem, _, kind = base.rpartition(".")
+        else:
+            stem, _, kind = base.partition(".")
+        return folder + slash + stem, kind.lower()
 
-    def _label(self, members: dict[str, Span]) -> Label:
-        if CLASS not in members:
+    def _images(self, members: dict[str, Span]) -> list[str]:
+        """The extensions of those that are images by name; where none is, of those that begin like one."""
+        named = [kind for kind in members if kind.rpartition(".")[2] in ENDINGS]
+        if named:
+            return named
+        return [k for k in members if k.rpartition(".")[2] not in SIDES and looks_like_image(read(members[k], HEAD))]
+
+    def _top(self, key: str, *, below_splits: bool = False) -> str:
+        """The first folder on the way to a member, but for the one that all lie in."""
+        folders = folders_of(key)[bool(self._common) :]
+        if below_splits and folders and split_of(folders[0]):
+            folders = folders[1:]
+        return folders[0] if folders else ""
+
+    def _label(self, group: Group, facts: dict[str, str]) -> Label:
+        if self._source == "none":
             return None
-        text = _read(members[CLASS]).decode(errors="replace").strip()
-        return as_label(text)
+        if self._source == "folder":
+            return self._top(group.key, below_splits=self._splits is not None) or None
+        if self._source == "shard":
+            return Path(group.inner or self.path.name).stem
+        if self._label_column:
+            return as_label(facts.get(self._label_column, ""))
+        return as_label(read(group.members[CLASS]).decode(errors="replace")) if CLASS in group.members else None
+
+    @property
+    def named_classes(self) -> Set[str]:
+        """The classes that are named by this tar, or by the tars in it."""
+        return self._inner or {self.path.stem} if self._source == "shard" else set()
 
     def _facts(self, members: dict[str, Span]) -> dict[str, str]:
         facts = {}
         if TEXT in members:
-            facts[TEXT] = _read(members[TEXT]).decode(errors="replace").strip()
+            facts[TEXT] = read(members[TEXT]).decode(errors="replace").strip()
         if FACTS in members:
             try:
-                content = json.loads(_read(members[FACTS]))
+                content = json.loads(read(members[FACTS]))
             except (ValueError, RecursionError):
                 content = None
             if isinstance(content, dict):
@@ -104,23 +183,7 @@ class Shard:
         return facts
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Key and extension: WebDataset cuts a name at the first dot after its last slash."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, kind = base.partition(".")
-    return folder + slash + stem, kind.lower()
-
-
-def _fault(member: tarfile.TarInfo) -> str:
-    parts = member.name.split("/")
-    if not member.isreg() or member.issparse():
-        return "no regular file in the tar (a link, a device or a sparse file)"
-    if member.name.startswith("/") or ".." in parts or unprintable(member.name):
-        return "its name is absolute, leads upwards or cannot be decoded"
-    return ""
-
-
-def _read(span: Span) -> bytes:
-    """The bytes of a small member, cut at 1 MiB."""
-    with open_to_read(span.path) as file:
-        return os.pread(file.fileno(), min(span.size, MAX_SIDE_BYTES), span.offset)
+def _repeated(hashes: "array[int]") -> set[int]:
+    """Those that come more than once."""
+    ordered = sorted(hashes)
+    return {one for one, next_one in pairwise(ordered) if one == next_one}
