@@ -39,6 +39,11 @@ def printable(text: str) -> str:
     return FOREIGN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def unboxed(text: str) -> str:
+    """What stands in a box that was drawn for a terminal, in one line."""
+    return " ".join(re.sub("[\u2500-\u257f]", " ", text).split())
+
+
 def in_line(text: str) -> str:
     """The same where a line's end has no place: a cell, a name in a sentence."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,8 +94,11 @@ def build(
     init: Path | None = None,
     recompute: bool = False,
     compiled: bool = False,
+    agreed: Callable[[], None] = lambda: None,
 ) -> Built:
     """Everything that learns, as its seed makes it, but for weights read from `init`; `sides` are those of all its views.
+
+    `agreed` returns once all processes have come so far: from there on they meet in collectives.
 
     Raises ValueError where something does not fit: sizes, weights, kinds of batch norm.
     """
@@ -114,6 +117,7 @@ def build(
         if part is not None:
             compiled_(part, accelerator.device)
     make = OPTIMISERS[settings["optimiser"]]
+    agreed()
     model = accelerator.prepare(made)
     # not prepared by accelerate, whose wrapper asks the host after each update whether the scaler has left it out
     optimiser = make(made, momentum=settings["momentum"], weight_decay=settings["weight_decay"])

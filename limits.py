@@ -14,6 +14,8 @@ from .settings import changed, method_named
 # engine, the placement and the recipe by what they came to be.
 FREE = ("set", "data", "out", "init", "threads", "engine", "placement", "recipe", "compile", "recompute")
 FREE = (*FREE, "checkpoint_every", "keep", "keep_every", "log_every", "track", "max_masked", "timeout")
+# What may differ between the processes of one start: places on their machines, and what is compared as what it came to be.
+MAY_DIFFER = ("set", "data", "init", "threads", "engine", "placement", "recipe")
 
 ENCODERS = ("resnet18", "resnet34", "resnet50")
 

@@ -1,18 +1,21 @@
 """A run's state on disk: what a checkpoint holds, how a learner gets it back, and the encoders of a finished run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from .journal.folder import difference, read_config
+from .errors import Failed, Unsound
+from .journal.folder import Hold, difference, read_config
 from .journal.log import versions
 from .learner import Learner, Settings, network
-from .models import checkpoint
+from .models import checkpoint, update
 from .models.checkpoint import Checkpoint, InvalidCheckpoint
+from .models.writer import Writer
+from .objectives import gather, meeting
 from .objectives.memory import as_before_
 from .pipeline.recipe import View
 
@@ -32,9 +35,10 @@ def parts_of(learner: Learner) -> Parts:
     }
 
 
-def facts_of(learner: Learner, accelerator: Accelerator, *, step: int) -> dict[str, Any]:
+def facts_of(learner: Learner, accelerator: Accelerator, *, step: int, sound: bool = True) -> dict[str, Any]:
     """What else its manifest says."""
     return {
+        "sound": sound,
         "step": step,
         "world_size": accelerator.num_processes,
         "global_batch": learner.settings["batch"],
@@ -46,6 +50,43 @@ def facts_of(learner: Learner, accelerator: Accelerator, *, step: int) -> dict[s
     }
 
 
+@torch.no_grad()
+def is_sound(learner: Learner, loss: Callable[[Learner], Tensor]) -> bool:
+    """Whether the network as it now is gives a finite `loss` on every process, and its last update took place.
+
+    Nothing changes: a step that diverges leaves weights that are finite and worth nothing, which only a forward pass tells.
+    """
+    guard = learner.guard["loss"]
+    learner.statistics.keep()
+    with torch.random.fork_rng([guard.device] if guard.is_cuda else []):
+        value = loss(learner._replace(model=learner.network))
+    learner.statistics.put_back_()
+    broken = bool(gather.most((~torch.isfinite(value.detach())).float()))
+    searches = update.SEARCHES if learner.settings["precision"] == "fp16" else 0
+    return not broken and int(learner.guard["in_a_row"]) <= searches
+
+
+def save(writer: Writer, hold: Hold | None, learner: Learner, accelerator: Accelerator, *, step: int, sound: bool) -> None:
+    """Have the main process begin to write a checkpoint.
+
+    Raises Failed, on every process, where the run's folder is another's by now, and Unsound where what would be written is
+    not finite.
+    """
+    lost, broken = False, ""
+    if accelerator.is_main_process:
+        lost = hold is not None and not hold.still_ours()
+        if not lost:
+            broken = writer.submit(step, parts_of(learner), facts_of(learner, accelerator, step=step, sound=sound))
+    lost, broken = gather.of_main((lost, broken))
+    if lost:
+        raise Failed(
+            f"the run's folder is no longer this run's at step {step}: it, or its .lock, was removed, moved or replaced; no "
+            "checkpoint is written there. See who did that, then start again: with what is left of the folder, or anew"
+        )
+    if broken:
+        raise Unsound(f"{broken} is not finite at step {step}, of which no checkpoint is written")
+
+
 def _memory_file(name: str) -> str:
     """Part 0 of 1: later versions may spread a large bank over several files."""
     return f"{name}-00000-of-00001"
@@ -53,7 +94,7 @@ def _memory_file(name: str) -> str:
 
 def begun(run: Path) -> bool:
     """Whether the run in this folder has checkpoints, as the main process sees it."""
-    return bool(broadcast_object_list([bool(checkpoint.steps(run / "checkpoints"))])[0])
+    return meeting.current().of_main("begun", lambda: bool(checkpoint.steps(run / "checkpoints")))
 
 
 class Restored(NamedTuple):
@@ -66,28 +107,24 @@ class Restored(NamedTuple):
 def restore_(run: Path, learner: Learner) -> Restored:
     """Put the newest checkpoint that verifies into `learner`; step 0 where there is none.
 
-    The main process chooses and all read the same one. Raises InvalidCheckpoint, on all of them, where there are some and
-    none verifies, where one is of another run, or where a process cannot read it; nothing in `learner` has changed then.
+    The main process chooses and all read the same one. Raises InvalidCheckpoint where there are some and none verifies,
+    where one is of another run, or where this process cannot read it: then nothing in `learner` has changed. Every process
+    calls it before the first step, so the others hear of that at their next point.
     """
-    found, held, fault, told = None, None, "", [None, []]
-    if torch.distributed.is_initialized() is False or torch.distributed.get_rank() == 0:
-        try:
-            found = checkpoint.newest(run / "checkpoints")
-            told = [None, []] if found is None else [str(found.path), found.passed_over]
-        except InvalidCheckpoint as error:
-            fault = str(error)
-    path, passed_over = broadcast_object_list(told)
-    try:
-        if path is not None:
-            held = found.checkpoint if found is not None else checkpoint.read(Path(path))
-            _check(Path(path), held, learner)
-    except InvalidCheckpoint as error:
-        fault = str(error)
-    faults = [text for text in gather_object([fault]) if text]
-    if faults:
-        raise InvalidCheckpoint(faults[0])
-    if held is None:
+    found: list[checkpoint.Found] = []
+
+    def choose() -> tuple[str | None, list[str]]:
+        newest = checkpoint.newest(run / "checkpoints")
+        if newest is None:
+            return None, []
+        found.append(newest)
+        return str(newest.path), newest.passed_over
+
+    path, passed_over = meeting.current().of_main("checkpoint", choose)
+    if path is None:
         return Restored(0, [])
+    held = found[0].checkpoint if found else checkpoint.read(Path(path))
+    _check(Path(path), held, learner)
     _fill_(learner, held)
     return Restored(held.facts["step"], passed_over)
 

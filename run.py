@@ -46,11 +46,14 @@ if not __package__:
 
         raise SystemExit(main())
 
+import contextlib
 import dataclasses
+import io
 import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,15 +63,16 @@ import tyro
 from . import commands
 from .answers import doctor, methods
 from .commands import Bench, Demo, Train
-from .console import say, settle_streams
-from .datasets import convert, inspect, open_images, refusing, split, subset
-from .ending import REASONS, left_out, noting_refusals, starting
-from .errors import Failed, Refused
+from .console import say, settle_streams, unboxed
+from .datasets import convert, inspect, open_images, refusing, split, subset, told_apart
+from .ending import REASONS, Start, at_its_end, left_out, shared, standing, starting
+from .errors import Failed, Refused, Unsound
 from .files.typed import check_settings
 from .journal.clock import Clock
 from .journal.folder import recorded, settle_config
 from .journal.signals import deferred
-from .limits import FREE, for_images, method_of
+from .limits import FREE, MAY_DIFFER, for_images, method_of
+from .objectives import meeting
 from .objectives.method import Method
 from .objectives.schedules import Moment
 from .pipeline.sources.opened import is_source
@@ -77,6 +81,7 @@ from .telling import Job, Report, Taken, observed, plan, reporting
 from .views import colours_of, open_loader
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
     from .learner import Learner, Settings
@@ -87,34 +92,41 @@ if TYPE_CHECKING:
 
 def train(config: Train) -> int:
     """Train, or continue; returns the exit code, which also stands in RUN/exit.json."""
-    with noting_refusals(config.out), refusing():
-        method = method_of(config)
-        if config.track:
-            from .tracking import installed
-
-            installed(config.track)
-        # a bad file is refused before torch loads
-        beton = None if is_source(config.data) else open_images(config.data)
-        if beton is not None:
-            from .pipeline.order import steps_per_epoch
-
-            steps_per_epoch(len(beton), config.batch)
-    return _train(config, method, beton)
-
-
-def _train(config: Train, method: Method, beton: Beton | None) -> int:
-    from .objectives import gather
-
-    with starting(config.out, precision=config.precision, timeout=config.timeout) as (accelerator, stack, ended):
-        if beton is None:
-            with gather.main_first("converted"):
-                beton = open_images(config.data)
-        asked = stack.enter_context(deferred())  # from here on: a conversion may be longer than a scheduler waits
+    with starting(config.out, timeout=config.timeout) as start:
         with refusing():
-            job = prepare(config, method, beton, accelerator, stack)
-        ended |= {"step": job.first, "steps": job.steps, "reason": "it failed"}
-        ended |= loop(job, asked)
-    return ended["code"]
+            method = method_of(config)
+            if config.track:
+                from .tracking import installed
+
+                installed(config.track)
+            # a bad file is refused before torch loads
+            beton = None if is_source(config.data) else open_images(config.data)
+            if beton is not None:
+                from .pipeline.order import steps_per_epoch
+
+                steps_per_epoch(len(beton), config.batch)
+        accelerator = start.meet(lambda: told_of(config, method, beton), precision=config.precision)
+        if beton is None:
+            beton = converted(config.data)
+        asked = start.stack.enter_context(deferred())  # from here on: a conversion may be longer than a scheduler waits
+        with refusing():
+            job = prepare(config, method, beton, accelerator, start.stack)
+        start.ended |= {"step": job.first, "steps": job.steps, "reason": "it failed"}
+        start.ended |= loop(job, asked, start)
+    return start.ended["code"]
+
+
+def told_of(config: Train, method: Method, beton: Beton | None) -> dict[str, Any]:
+    """What every process of a training must have been started with: all but where things lie, and how it goes about them."""
+    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_DIFFER}
+    return {"command": "train", **own, **dict(values(method)), **({} if beton is None else told_apart(beton))}
+
+
+def converted(data: Path) -> Beton:
+    """Images as a data set: the main process converts them, however long it takes, the others find what it has made."""
+    made = list[Beton]()
+    meeting.current().of_main("converted", lambda: made.append(open_images(data)), seconds=meeting.FOR_EVER_S)
+    return made[0] if made else open_images(data)
 
 
 def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerator, stack: ExitStack) -> Job:
@@ -140,10 +152,10 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
         init=init,
         recompute=config.recompute,
         compiled=config.compile,
+        agreed=lambda: meeting.current().agree("configuration", lambda: settings),
     )
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
-    accelerator.wait_for_everyone()
     step, passed_over = restore_(config.out, learner)
     every = config.checkpoint_every or min(len(loader), 1000)
     job = Job(config, method, settings, beton, loader, learner, accelerator, step, every)
@@ -215,24 +227,36 @@ def take_step(
     return Taken(scalars, outputs.mean_VBF.detach(), verdict)
 
 
-def loop(job: Job, asked: Callable[[], int]) -> dict[str, Any]:
+def loss_of(method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator, learner: Learner) -> torch.Tensor:
+    """The loss of a batch, of which nothing is learnt or remembered."""
+    from .learner import forward
+    from .objectives import objective
+
+    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
+    outputs = forward(learner, method, batch, moment, accelerator)
+    return objective.loss(method, outputs, learner.memory, images, moment, observe=False)[0]
+
+
+def loop(job: Job, asked: Callable[[], int], start: Start) -> dict[str, Any]:
     """Steps until the end or a signal; what a person or a later start needs is on disk when it returns how it ended."""
     from accelerate.utils import gather_object
 
     from .models.optimise import set_learning_rate_
     from .models.update import Late, part_of
     from .models.writer import Writer
-    from .objectives import memory
+    from .objectives import gather, memory
     from .pipeline.loader import batches
-    from .resume import facts_of, parts_of
+    from .resume import is_sound, save
 
     config, method, learner, accelerator = job.config, job.method, job.learner, job.accelerator
-    step, code, rate, due, late = job.first, 0, 0.0, False, Late()
+    step, code, rate, due, late, sound = job.first, 0, 0.0, False, Late(), True
     learner.model.train()
     with ExitStack() as stack:
         report = stack.enter_context(reporting(job))
         writer = stack.enter_context(Writer(config.out / "checkpoints", keep=config.keep, keep_every=config.keep_every))
+        stack.enter_context(standing(start, writer, report.event, first=job.first, init=True))
         source = stack.enter_context(closing(batches(job.loader, start=step, stop=job.steps)))
+        start.ready()
         clock = Clock(config.batch, len(job.loader), job.steps, first=step)
         for batch in clock.timed(source):
             moment = job.moment(step)
@@ -254,21 +278,24 @@ def loop(job: Job, asked: Callable[[], int]) -> dict[str, Any]:
                 report.reading(numbers, clock, step=step, rate=rate, saved=writer.saved)
             if part.last and (due or code):
                 due = False
-                if accelerator.is_main_process:
-                    writer.submit(step, parts_of(learner), facts_of(learner, accelerator, step=step))
-                    report.pictures(batch, taken, step=step)
+                sound = is_sound(learner, partial(loss_of, method, batch, moment, accelerator))
+                save(writer, start.hold, learner, accelerator, step=step, sound=sound)
+                report.pictures(batch, taken, step=step)
             report.faults(writer.take_faults(), step=step)
             if code:
                 break
         heed(late.rest(), report, job, step=step, rate=rate)
+        if not (code or sound):
+            raise Unsound(at_its_end(learner, step=step))
         writer.wait()
         report.faults(lost := writer.take_faults(), step=step)
+        written = step == job.first or (writer.saved is not None and writer.saved.step == step)
+        if not gather.of_main(written):
+            raise Failed(f"the checkpoint of step {step} could not be written: {'; '.join(lost)}; start again to continue")
         seconds = time.perf_counter() - clock.started
         unreadable = sorted(set().union(*gather_object([job.loader.unreadable])))
         report.event("end", step=step, code=code, seconds=round(seconds, 3), unreadable=unreadable)
     if accelerator.is_main_process:
-        if step > job.first and (writer.saved is None or writer.saved.step != step):
-            raise Failed(f"the checkpoint of step {step} could not be written: {'; '.join(lost)}; start again to continue")
         report.summarise(clock, writer.saved, unreadable, code, step=step, seconds=seconds)
     return {"code": code, "step": step, "reason": REASONS[code]}
 
@@ -353,18 +380,38 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
 }
 
 
+def parsed(arguments: list[str]) -> Any:
+    """The command line as a command; of several processes one that cannot read its own tells the others."""
+
+    def read() -> Any:
+        return tyro.cli(commands.Command, prog="viewmill", description=__doc__, args=arguments)
+
+    if meeting.current().world == 1:
+        return read()
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return read()
+    except SystemExit as error:
+        if not error.code:
+            raise
+        shared(refusal := Refused(unboxed(told.getvalue())))
+        raise refusal from None
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line (the demo where it is empty), run the command, return the exit code."""
     settle_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = tyro.cli(commands.Command, prog="viewmill", description=__doc__, args=arguments or ["demo"])
     try:
+        command = parsed(arguments or ["demo"])
         if not isinstance(command, Train | commands.Finetune | commands.Transfer):  # which note it in their folder
             with refusing():
                 check_settings(command)
         return COMMANDS[type(command)](command)
     except Refused as error:
-        say(f"viewmill: {error}")
+        if not error.said:
+            say(f"viewmill: {error}")
         return 2
     except KeyboardInterrupt:
         say("viewmill: interrupted")

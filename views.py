@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .commands import Train
 from .console import say
 from .journal.folder import recorded
+from .objectives import meeting
 from .objectives.method import Method, candidate_count
 from .objectives.parts import Everything
 from .objectives.schedules import Moment
@@ -74,18 +75,15 @@ def colours_of(view: View) -> dict[str, Any]:
 
 def engine_of(config: Train, beton: Beton, recipe: Recipe, accelerator: Accelerator) -> str:
     """The engine that was asked for; for "auto" the one the run began with, or the fastest on the main process's machine."""
-    from accelerate.utils import broadcast_object_list
-
     from .pipeline.measure import engine_speeds
 
-    if config.engine != "auto":
-        return config.engine
-    chosen = [""]
-    if accelerator.is_main_process:
-        chosen = [str(recorded(config.out).get("engine", ""))]
-        if not chosen[0]:
-            options = {"device": accelerator.device, "threads": config.threads, "placement": config.placement}
-            speeds = engine_speeds(beton, recipe, **options)
-            chosen = [next(iter(speeds))]
-            say(f"engine {chosen[0]}; images/s: {', '.join(f'{name} {speed:,.0f}' for name, speed in speeds.items())}")
-    return str(broadcast_object_list(chosen)[0])
+    def fastest() -> str:
+        if known := recorded(config.out).get("engine"):
+            return str(known)
+        options = {"device": accelerator.device, "threads": config.threads, "placement": config.placement}
+        speeds = engine_speeds(beton, recipe, **options)
+        say(f"engine {next(iter(speeds))}; images/s: {', '.join(f'{name} {speed:,.0f}' for name, speed in speeds.items())}")
+        return next(iter(speeds))
+
+    chosen = meeting.current().of_main("engine", fastest if config.engine == "auto" else lambda: config.engine)
+    return chosen if config.engine == "auto" else config.engine

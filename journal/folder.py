@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import Refused
 from ..files.locking import hold
@@ -23,8 +23,23 @@ KEPT = ("log.jsonl", "evaluation.jsonl", "results.json", "detections.json", "pre
 """What stands in a run's folder only after its config.json."""
 
 
+class Hold(NamedTuple):
+    """A run's folder that this process holds, by an open file that is its lock."""
+
+    folder: Path
+    descriptor: int
+
+    def still_ours(self) -> bool:
+        """Whether the file that is locked is still the folder's: either may have been removed, moved or replaced."""
+        try:
+            there = os.stat(self.folder / ".lock", follow_symlinks=False)
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self.descriptor))
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[Hold]:
     """Hold `folder` for one run, made where it is missing; the kernel lets go of it even after kill -9."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +67,7 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # a full disk: the lock itself needs no room
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}{job}, since {began}\n".encode(), 0)
-        yield
+        yield Hold(folder, descriptor)
     finally:
         os.close(descriptor)
 

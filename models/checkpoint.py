@@ -55,8 +55,9 @@ def write(
     *,
     keep: int = 2,
     keep_every: int = 0,
+    spare: Path | None = None,
 ) -> Written:
-    """Write `folder`/step-NNNNNNNN; then prune to the newest `keep` and those at multiples of `keep_every` (0: none).
+    """Write `folder`/step-NNNNNNNN; then prune to `spare`, the newest `keep`, and multiples of `keep_every` (0: none).
 
     One writer per folder. Raises OSError, naming the checkpoint, where it cannot be written or does not read back as it was
     written: then nothing of it is left and older ones are as they were. Raises ValueError for `keep` below 2.
@@ -90,7 +91,7 @@ def write(
         sync_folder(folder)
         remarks += keeping.sweep(folder)
         remarks += keeping.put_aside(folder, step)
-        remarks += keeping.prune(folder, keep, keep_every)
+        remarks += keeping.prune(folder, keep, keep_every, spare)
     except OSError as error:
         remarks.append(f"{final} is written, but its folder cannot be tidied ({error}): look at the disk")
     return Written(final, remarks)
@@ -129,7 +130,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise InvalidCheckpoint(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _manifest(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
+def manifest_of(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
     """Files and facts as the manifest of the checkpoint at `path` has them."""
     with _naming(path / "manifest.json"):
         data = tensorfile.read_bytes(path / "manifest.json", limit=MANIFEST_LIMIT)
@@ -152,7 +153,7 @@ def _manifest(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
 
 def verify(path: Path) -> None:
     """Hash the files of one checkpoint and keep nothing; raises InvalidCheckpoint naming the one that does not verify."""
-    for name, entry in _manifest(path)[0].items():
+    for name, entry in manifest_of(path)[0].items():
         with _naming(path / name):
             tensorfile.check(path / name, entry)
 
@@ -162,7 +163,7 @@ def read(path: Path) -> Checkpoint:
 
     Files that the manifest does not list are never opened.
     """
-    files, facts = _manifest(path)
+    files, facts = manifest_of(path)
     parts = {}
     for name, entry in files.items():
         with _naming(path / name):

@@ -3,7 +3,8 @@
 step-00001234              a checkpoint
 .old-step-00001234         one that another of the same step is replacing at this moment; still counts
 .tmp-*                     being written or removed; swept by the next write
-step-00001234.passed-over  was newer than one written later: it had not verified; for a person to judge
+step-00001234.passed-over  was newer than one written later: it had not verified; or it was written when the network no
+                           longer gave a finite loss, of which the run then ended; for a person to judge
 
 What cannot be removed is no reason to stop: it is returned as a remark, in words.
 """
@@ -52,7 +53,7 @@ def sweep(folder: Path) -> list[str]:
     return remarks
 
 
-def put_aside(folder: Path, step: int) -> list[str]:
+def put_aside(folder: Path, step: int, why: str = "had been passed over") -> list[str]:
     """Take from the count what is newer than `step`: the run has fallen back behind it.
 
     It is renamed and not removed: why it did not verify is not known here, and a disk that was away for a moment is no
@@ -63,16 +64,16 @@ def put_aside(folder: Path, step: int) -> list[str]:
         if (step_of(path) or 0) > step:
             aside = path.with_name(f"{path.name}.passed-over")
             renamed = _remove(aside) or _rename(path, aside)
-            text = f"{path} had been passed over and is now {aside.name}: remove it when you have looked at it"
+            text = f"{path} {why} and is now {aside.name}: remove it when you have looked at it"
             remarks += renamed or [text]
     return remarks
 
 
-def prune(folder: Path, keep: int, keep_every: int) -> list[str]:
-    """Remove all but the newest `keep` and, unless `keep_every` is 0, those whose step is a multiple of it."""
+def prune(folder: Path, keep: int, keep_every: int, spare: Path | None = None) -> list[str]:
+    """Remove all but `spare`, the newest `keep` and, unless `keep_every` is 0, those whose step is a multiple of it."""
     remarks = []
     for path in steps(folder)[:-keep]:
-        if not keep_every or (step_of(path) or 0) % keep_every:
+        if path != spare and (not keep_every or (step_of(path) or 0) % keep_every):
             doomed = folder / f".tmp-pruned-{path.name}"  # first, so that no half of it ever bears a checkpoint's name
             remarks += _rename(path, doomed) or _remove(doomed)
     return remarks

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 Guard = dict[str, Tensor]
 
+SEARCHES = 4  # updates in a row that fp16 may leave out in looking for its scale
 FIRST_SCALE, LARGEST_SCALE, GROWS_AFTER = 2.0**16, 2.0**24, 2000  # of fp16's loss scale: torch's own, and a ceiling
 
 
@@ -170,6 +171,12 @@ class Statistics:
         """Note what they hold, before a forward pass."""
         if self._live:
             torch._foreach_copy_(self._kept, self._live)  # pyright: ignore[reportPrivateImportUsage]
+
+    @torch.no_grad()
+    def put_back_(self) -> None:
+        """Put back what was noted."""
+        if self._live:
+            torch._foreach_copy_(self._live, self._kept)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def mend_(self) -> None:

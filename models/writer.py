@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import checkpoint, tensorfile
+from . import checkpoint, sound, tensorfile
 
 SPARE = 8 << 20  # bytes: manifest, folders and the blocks that files round up to, with much to spare
 ROOM = "make room there"
@@ -62,21 +62,36 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.wait()
 
-    def submit(self, step: int, parts: Parts, facts: Mapping[str, Any]) -> None:
-        """Wait for the one under way, copy `parts` (tensors on any device) and `facts`, and begin to write them."""
+    def submit(self, step: int, parts: Parts, facts: Mapping[str, Any]) -> str:
+        """Wait for the one under way, copy `parts` (tensors on any device) and `facts`, and begin to write them.
+
+        Returns the first tensor that is not finite, "" where all are: otherwise nothing is written. Where the facts say that
+        it is not `sound`, the newest that is stays too.
+        """
         self.wait()
         self.failed_step = None
         told = json.loads(json.dumps(facts))
         ended = threading.Event()
         try:
-            self._copy(parts)
+            if name := self._copy(parts):
+                return name
             what = (step, self._copies, told, ended)
             threading.Thread(target=self._write, args=what, name=f"checkpoint of step {step}").start()
         except (MemoryError, RuntimeError) as error:  # no memory for a copy, no further thread: training waits instead
+            if name := sound.unsound(parts):
+                return name
             self._faults.append(f"training waited for the checkpoint of step {step}: {error}")
             self._write(step, parts, told, ended)
         else:
             self._under_way = ended
+        return ""
+
+    def fall_back(self) -> Path | None:
+        """Set aside what is newer than the newest sound checkpoint, which is returned; None where there is none."""
+        self.wait()
+        found, remarks = sound.fall_back(self._folder)
+        self._faults.extend(remarks)
+        return found
 
     def wait(self) -> None:
         """Until nothing is under way."""
@@ -92,8 +107,12 @@ class Writer:
         return taken
 
     @torch.no_grad()
-    def _copy(self, parts: Parts) -> None:
-        """Into memory that is used again each time: new memory costs several times as long as the copy, in page faults."""
+    def _copy(self, parts: Parts) -> str:
+        """Into memory that is used again each time: new memory costs several times as long as the copy, in page faults.
+
+        Returns the first tensor that is not finite, "" where all are.
+        """
+        fault = ""
         before = {(part, key): tensor for part, tensors in self._copies.items() for key, tensor in tensors.items()}
         self._copies = {part: {} for part in parts}
         for part, tensors in parts.items():
@@ -101,11 +120,16 @@ class Writer:
                 place = before.pop((part, key), None)
                 if place is None or place.shape != tensor.shape or place.dtype != tensor.dtype:
                     place = torch.empty(tensor.shape, dtype=tensor.dtype)
-                self._copies[part][key] = place.copy_(tensor)
+                self._copies[part][key] = place
+                if not sound.copy_(place, tensor):
+                    fault = fault or f"{part} {key}"
+        return fault
 
     def _write(self, step: int, parts: Parts, facts: dict[str, Any], ended: threading.Event) -> None:
         try:
-            done = checkpoint.write(self._folder, step, parts, facts, keep=self._keep, keep_every=self._keep_every)
+            spare = None if facts.get("sound", True) else sound.newest(self._folder)
+            keeps = {"keep": self._keep, "keep_every": self._keep_every, "spare": spare}
+            done = checkpoint.write(self._folder, step, parts, facts, **keeps)
         except OSError as error:
             remedy = REMEDIES.get(error.errno or 0, "look at the disk")
             self._fail(step, f"{error.filename}: {error.strerror}; {remedy}")

@@ -1,16 +1,15 @@
-"""The one file that talks to other ranks. With a single process everything here is the identity.
+"""The collectives of a training: with meeting.py what talks to other ranks. With a single process all is the identity.
 
 accelerate's gather drops the gradient of the other ranks' keys: 72 % off the joint batch's gradient, measured.
 """
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+from . import meeting
 
 
 def world() -> int:
@@ -59,14 +58,13 @@ def most(x: Tensor) -> Tensor:
     return x
 
 
-ANEW = "anew://"  # the environment's way to meet, in a part of the store that is this start's own
+ANEW = "anew://"  # by the store at which the processes have met already
 
 
-def _anew(url: str, timeout: timedelta, **options: Any) -> Iterator[tuple[Any, int, int]]:
-    """torchrun serves one store for all restarts (2.14), where a restarted process finds the addresses of the dead ones."""
-    meet: Any = distributed  # whose types leave these three out
-    for store, own, size in meet.rendezvous("env" + url.removeprefix("anew"), timeout=timeout, **options):
-        yield meet.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store), own, size
+def _anew(url: str, **options: Any) -> Iterator[tuple[Any, int, int]]:
+    """A store that is this start's own, also where torchrun serves one for all restarts (2.14)."""
+    met = meeting.current()
+    yield met.store, met.rank, met.world
 
 
 if distributed.is_available():
@@ -75,43 +73,21 @@ if distributed.is_available():
 OF_PEERS = ("gloo", "pair closure", "Connection closed", "Connection reset", "NCCL")  # what errors of talking say
 
 
-@contextmanager
-def main_first(task: str) -> Iterator[None]:
-    """The main process before all others, however long it takes: a barrier would end with the timeout of the group."""
+def of_peers(error: BaseException) -> bool:
+    """Whether `error` is of talking to other ranks: one of them is gone, or goes."""
     if world() == 1:
-        yield
-        return
-    store = distributed.distributed_c10d._get_default_store()
-    if rank() > 0:
-        store.wait([task], timedelta(days=30))
-        yield
-        return
-    try:
-        yield
-    finally:
-        store.set(task, "")
+        return False
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in OF_PEERS)
+    return told or isinstance(error, distributed.DistError)
 
 
-def lost(error: BaseException, *, seconds: float = 10.0) -> list[int] | None:
-    """The ranks that no longer answer, where `error` is of talking to them; None for any other error.
-
-    Every rank that meets such an error calls this, within `seconds` of the others. They meet at the key-value store that
-    brought them together, since no collective works any more; gloo names an address at best.
-    """
-    talking = isinstance(error, distributed.DistError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in OF_PEERS)
-    )
-    if world() == 1 or not talking:
-        return None
-    store = distributed.distributed_c10d._get_default_store()
-    store.set(f"here/{rank()}", "")
-    silent = []
-    for other in range(world()):
-        try:
-            store.wait([f"here/{other}"], timedelta(seconds=seconds))
-        except (RuntimeError, ValueError):
-            silent.append(other)
-    return silent
+def of_main(told: Any) -> Any:
+    """What the main process has to tell all, by a collective: for small things, rarely."""
+    if world() == 1:
+        return told
+    whole = [told]
+    distributed.broadcast_object_list(whole, src=0)
+    return whole[0]
 
 
 @torch.no_grad()

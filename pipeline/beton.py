@@ -25,6 +25,7 @@ MIN_PAGE_SIZE = 1 << 21  # FFCV's own floor: 2 MiB, a huge page
 MAX_PAGE_SIZE = 1 << 31  # the header holds it in 32 bits
 MAX_SIDE = (1 << 16) - 1  # width and height are 16-bit
 MAX_FIELDS = 64
+SAMPLED = 64 << 20  # bytes
 MAX_PIXELS = 100_000_000  # of one image: what claims more would only be a way to fill the memory
 
 HEADER = np.dtype(
@@ -84,6 +85,15 @@ class Beton:
 
     def __len__(self) -> int:
         return len(self.mode_N)
+
+    def sampled(self) -> str:
+        """sha256 of the bytes of all rows, or of 64 in equal distances where all have more than SAMPLED bytes."""
+        digest = hashlib.sha256()
+        every = max(1, len(self) // 64) if int(self.size_N.sum()) > SAMPLED else 1
+        with open_to_read(self.path) as file:
+            for row in range(0, len(self), every):
+                digest.update(self.read(file.fileno(), row))
+        return digest.hexdigest()
 
     def read(self, descriptor: int, row: int) -> bytes:
         """The stored bytes of `row`; raises InvalidBeton where the file has shrunk since it was opened."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..commands.transfer import Transfer
 from ..console import say
 from ..datasets import refusing
-from ..ending import noting_refusals, starting
+from ..ending import Start, starting
 from ..errors import Refused
 from ..files.typed import check_settings
 from ..journal.folder import difference, read_config, recorded, settle_config
 from ..journal.signals import deferred
+from ..objectives import meeting
 from .opened import open_scenes
 from .precision import average_precision
 from .presets import JUDGED, PRESETS, Course, course_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # what does not make a run another one: where things lie, and how a start of it goes about its work
 FREE = {"source", "train", "test", "out", "train_images", "test_images", "threads", "timeout", "max_masked"}
 FREE |= {"checkpoint_every", "keep", "log_every"}
+MAY_DIFFER = ("source", "train", "test", "train_images", "test_images", "threads")  # between the processes of one start
 
 
 class Data(NamedTuple):
@@ -42,30 +44,38 @@ class Data(NamedTuple):
 
 def transfer(config: Transfer) -> int:
     """Fine-tune a detector, or continue, and measure it; returns the exit code, which also stands in OUT/exit.json."""
-    with noting_refusals(config.out), refusing():
-        check_settings(config)
-        course = course_of(
-            config.schedule,
-            steps=config.steps,
-            batch=config.batch,
-            learning_rate=config.learning_rate,
-            scale_rate=config.scale_rate,
-            warmup=config.warmup,
-        )
-        data = open_data(config)
-    with starting(config.out, precision=config.precision, timeout=config.timeout) as (accelerator, stack, ended):
-        asked = stack.enter_context(deferred())
+    with starting(config.out, timeout=config.timeout) as start:
+        with refusing():
+            check_settings(config)
+            course = course_of(
+                config.schedule,
+                steps=config.steps,
+                batch=config.batch,
+                learning_rate=config.learning_rate,
+                scale_rate=config.scale_rate,
+                warmup=config.warmup,
+            )
+            data = open_data(config)
+        accelerator, ended = start.meet(lambda: told_of(config, data), precision=config.precision), start.ended
+        asked = start.stack.enter_context(deferred())
         with refusing():
             settings, beginning = describe(config, course, data)
-            complete = finished(config, settings, accelerator)
+            complete = finished(config, settings)
             job = None if complete else prepare(config, course, data, settings, beginning, accelerator)
         if job is None:
             ended |= {"code": 0, "step": course.steps, "steps": course.steps, "reason": "done"}
         else:
-            ended |= run(config, job, settings, data, asked, ended)
+            ended |= run(config, job, settings, data, asked, start)
         if ended["code"] == 0 and accelerator.is_main_process:
             show(config.out)
     return ended["code"]
+
+
+def told_of(config: Transfer, data: Data) -> dict[str, Any]:
+    """What every process must have been started with: all but where things lie on its machine."""
+    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_DIFFER}
+    sets = {"train_fingerprint": data.train.fingerprint, "test_fingerprint": data.test.fingerprint}
+    return {"command": "transfer", **own, **sets}
 
 
 def open_data(config: Transfer) -> Data:
@@ -149,16 +159,20 @@ def describe(config: Transfer, course: Course, data: Data) -> tuple[dict[str, An
     return json.loads(json.dumps(described)), beginning  # as a later start will read it: JSON knows no tuples
 
 
-def finished(config: Transfer, settings: dict[str, Any], accelerator: "Accelerator") -> bool:
+def finished(config: Transfer, settings: dict[str, Any]) -> bool:
     """Whether this very fine-tuning is complete, the same on every process; raises Refused where it is another one."""
-    from accelerate.utils import broadcast_object_list
 
-    there = (config.out / "results.json").exists() and (config.out / "config.json").exists()
-    if accelerator.is_main_process and there:
-        if other := difference(settings, read_config(config.out)):
-            raise Refused(f"{config.out} holds a run with {other}: choose another --out, or start it as before to see it")
-        say(f"{config.out} was complete already")
-    return bool(broadcast_object_list([there])[0])
+    def complete() -> bool:
+        there = (config.out / "results.json").exists() and (config.out / "config.json").exists()
+        if there:
+            if other := difference(settings, read_config(config.out)):
+                raise Refused(
+                    f"{config.out} holds a run with {other}: choose another --out, or start it as before to see it"
+                )
+            say(f"{config.out} was complete already")
+        return there
+
+    return meeting.current().of_main("complete", complete)
 
 
 def prepare(
@@ -199,9 +213,9 @@ def prepare(
     task = Detection(module, feed, data.test, config.task, config.out, accelerator)
     shared = {field.name for field in dataclasses.fields(Habits)} & {field.name for field in dataclasses.fields(config)}
     habits = Habits(**{name: getattr(config, name) for name in shared})
+    meeting.current().agree("configuration", lambda: settings | {"source": ""})
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
-    accelerator.wait_for_everyone()
     job = prepared(task, course, habits, settings, accelerator, out=config.out)
     if accelerator.is_main_process:
         if job.first:
@@ -211,13 +225,13 @@ def prepare(
 
 
 def run(
-    config: Transfer, job: "Job", settings: dict[str, Any], data: Data, asked: Callable[[], int], ended: dict[str, Any]
+    config: Transfer, job: "Job", settings: dict[str, Any], data: Data, asked: Callable[[], int], start: Start
 ) -> dict[str, Any]:
     """Train, measure, and write results.json last; returns how it ended."""
     from .loop import train
 
-    ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
-    told = train(job, asked)
+    start.ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
+    told = train(job, asked, start)
     if told["code"]:
         return told
     measured = job.task.evaluate(asked)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.worth import Finetune
 from ..console import opening, say, table
-from ..datasets import open_images, refusing
-from ..ending import noting_refusals, starting
+from ..datasets import open_images, refusing, told_apart
+from ..ending import starting
 from ..errors import Refused
 from ..files.opening import read_text
 from ..files.typed import check_settings
 from ..journal.folder import read_config, recorded, settle_config, write_json
 from ..journal.log import versions
 from ..journal.signals import deferred
+from ..objectives import meeting
 from .presets import Course
 
 if TYPE_CHECKING:
@@ -30,24 +31,27 @@ if TYPE_CHECKING:
 
 FREE = {"source", "train", "test", "out", "threads", "timeout", "max_masked", "checkpoint_every", "keep", "log_every"}
 """What does not make a run another one."""
+MAY_DIFFER = ("source", "train", "test", "threads")
+"""Between the processes of one start."""
 RATES = {"sgd": 0.1, "adamw": 0.001}  # at batches of 256; SGD's grows with the batch (arXiv 1706.02677)
 
 
 def finetune(config: Finetune) -> int:
     """Fine-tune a classifier, or continue, and measure it; returns the exit code, which also stands in OUT/exit.json."""
-    with noting_refusals(config.out), refusing():
-        check_settings(config)
-        train, test = open_images(config.train), open_images(config.test)
-    from ..evaluation.tasks import class_task
-    from .loop import train as train_
+    with starting(config.out, timeout=config.timeout) as start:
+        with refusing():
+            check_settings(config)
+            train, test = open_images(config.train), open_images(config.test)
+        accelerator, ended = start.meet(lambda: told_of(config, train, test), precision=config.precision), start.ended
+        from ..evaluation.tasks import class_task
+        from .loop import train as train_
 
-    with starting(config.out, precision=config.precision, timeout=config.timeout) as (accelerator, stack, ended):
-        asked = stack.enter_context(deferred())
+        asked = start.stack.enter_context(deferred())
         with refusing():
             labels = class_task(train, test)
-            job, settings = prepare(config, train, test, labels, accelerator, stack)
+            job, settings = prepare(config, train, test, labels, accelerator, start.stack)
         ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
-        ended |= train_(job, asked)
+        ended |= train_(job, asked, start)
         if ended["code"] == 0 and not (config.out / "results.json").exists():
             measured = job.task.evaluate(asked)
             if measured is None:
@@ -59,6 +63,12 @@ def finetune(config: Finetune) -> int:
         if ended["code"] == 0 and accelerator.is_main_process:
             show(config.out)
     return ended["code"]
+
+
+def told_of(config: Finetune, train: "Beton", test: "Beton") -> dict[str, Any]:
+    """What every process must have been started with: all but where things lie on its machine."""
+    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_DIFFER}
+    return {"command": "finetune", **own, "train": told_apart(train), "test": told_apart(test)}
 
 
 def prepare(
@@ -98,9 +108,9 @@ def prepare(
     task = Classification(module, loader, test, shown_recipe, labels, config.smoothing, accelerator, protocol(settings))
     shared = {field.name for field in dataclasses.fields(Habits)} & {field.name for field in dataclasses.fields(config)}
     habits = Habits(**{name: getattr(config, name) for name in shared})
+    meeting.current().agree("configuration", lambda: settings | {"source": ""})
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
-    accelerator.wait_for_everyone()
     job = prepared(task, course, habits, settings, accelerator, out=config.out)
     if accelerator.is_main_process:
         count = sum(parameter.numel() for parameter in module.parameters())

@@ -10,23 +10,25 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from ..console import duration, say
-from ..ending import REASONS, left_out
-from ..errors import Failed
+from ..ending import REASONS, Start, at_its_end, left_out, standing
+from ..errors import Failed, Unsound
 from ..journal.clock import Clock
 from ..learner import Learner, Settings
 from ..models import update
 from ..models.optimise import OPTIMISERS, set_learning_rate_
 from ..models.update import Late, Part, Statistics, Verdict
 from ..models.writer import Writer, check_room
-from ..resume import facts_of, parts_of, restore_
+from ..objectives import gather
+from ..resume import is_sound, parts_of, restore_, save
 from .presets import Course
 from .records import Journal, journalling
 
@@ -130,7 +132,7 @@ def take_step(job: Job, batch: Any, *, step: int, asked: int) -> tuple[dict[str,
         scaled=habits.precision == "fp16",
         rank=rank,
         tell=(torch.full_like(loss.detach(), asked), torch.ones_like(loss.detach())),
-        most=_most,
+        most=gather.most,
     )
     return {"loss": loss.detach(), **scalars}, verdict
 
@@ -142,21 +144,20 @@ def autocast(accelerator: Accelerator) -> contextlib.AbstractContextManager[Any]
     return accelerator.autocast()
 
 
-@torch.no_grad()
-def _most(x: Tensor) -> Tensor:
-    """The largest of `x` over all processes, elementwise; in place."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(x, distributed.ReduceOp.MAX)
-    return x
+def loss_of(job: Job, batch: Any, learner: Learner) -> Tensor:
+    """The loss of a batch, of which nothing is learnt."""
+    with autocast(job.accelerator):
+        return job.task.loss(learner.model, batch)[0]
 
 
-def train(job: Job, asked: Callable[[], int]) -> dict[str, Any]:
+def train(job: Job, asked: Callable[[], int], start: Start) -> dict[str, Any]:
     """Steps until the end or a signal; what a later start needs is on disk when it returns how it ended: `code`, `step`,
     `reason`. Raises Failed where too many updates in a row were not finite, or the last checkpoint could not be written.
     """
     task, course, habits, learner, accelerator = job.task, job.course, job.habits, job.learner, job.accelerator
-    step, code, rate, late = job.first, 0, 0.0, Late()
+    step, code, rate, late, sound = job.first, 0, 0.0, Late(), True
     if step >= course.steps:
+        start.ready()
         return {"code": 0, "step": step, "reason": REASONS[0]}
     learner.model.train()
     with ExitStack() as stack:
@@ -164,7 +165,9 @@ def train(job: Job, asked: Callable[[], int]) -> dict[str, Any]:
         visible = accelerator.is_main_process
         journal = stack.enter_context(journalling(job.out, first=step, visible=visible, **facts))
         writer = stack.enter_context(Writer(job.out / "checkpoints", keep=habits.keep))
+        stack.enter_context(standing(start, writer, journal.event, first=job.first))
         source = stack.enter_context(closing(task.batches(step, course.steps)))
+        start.ready()
         clock = Clock(course.batch, task.per_epoch, course.steps, first=step)
         for batch in clock.timed(source):
             earlier, rate = rate, course.rate(step)
@@ -178,19 +181,22 @@ def train(job: Job, asked: Callable[[], int]) -> dict[str, Any]:
                 values |= {"grad_norm": verdict.norm.item(), "masked": int(learner.guard["masked"])}
                 journal.reading(values, clock, step=step, rate=rate, saved=writer.saved)
             due = step % habits.checkpoint_every == 0 or step == course.steps or code
-            if due and accelerator.is_main_process:
-                writer.submit(step, parts_of(learner), facts_of(learner, accelerator, step=step))
+            if due:
+                sound = is_sound(learner, partial(loss_of, job, batch))
+                save(writer, start.hold, learner, accelerator, step=step, sound=sound)
             journal.faults(writer.take_faults(), step=step)
             if code:
                 break
         heed(late.rest(), job, journal, step=step, rate=rate)
+        if not (code or sound):
+            raise Unsound(at_its_end(learner, step=step))
         writer.wait()
         journal.faults(lost := writer.take_faults(), step=step)
+        if not gather.of_main(writer.saved is not None and writer.saved.step == step):
+            raise Failed(f"the checkpoint of step {step} could not be written: {'; '.join(lost)}; start again to continue")
         seconds = time.perf_counter() - clock.started
         journal.event("end", step=step, code=code, seconds=round(seconds, 3))
     if accelerator.is_main_process:
-        if writer.saved is None or writer.saved.step != step:
-            raise Failed(f"the checkpoint of step {step} could not be written: {'; '.join(lost)}; start again to continue")
         say(f"{step - job.first:,} steps in {duration(seconds)}, {clock.waited_total / seconds:.0%} of it waiting for data")
     return {"code": code, "step": step, "reason": REASONS[code]}
 

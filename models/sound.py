@@ -1,0 +1,73 @@
+"""Which checkpoints are sound: all their numbers are finite, and the network that they hold gave a finite loss.
+
+The first is looked at as a checkpoint is copied, and one that is not finite is never written. The second is tried when it is
+written and stands among its facts (`sound`; earlier versions do not say it, and theirs count as sound).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import checkpoint, keeping, tensorfile
+
+BLOCK = 1 << 18  # numbers: 1 MB, which is still in a core's cache when it is looked at
+
+
+@torch.no_grad()
+def copy_(place: Tensor, tensor: Tensor) -> bool:
+    """Copy `tensor`, of any device, to `place`; returns whether all of it is finite."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        place.copy_(tensor)
+        return True
+    if tensor.numel() <= BLOCK or not (tensor.is_contiguous() and place.is_contiguous()) or tensor.is_cuda:
+        return _finite(place.copy_(tensor))
+    to, taken = place.view(-1), tensor.view(-1)
+    whole = True
+    for begin in range(0, tensor.numel(), BLOCK):
+        block = to[begin : begin + BLOCK]
+        whole &= _finite(block.copy_(taken[begin : begin + BLOCK]))
+    return whole
+
+
+def _finite(tensor: Tensor) -> bool:
+    low, high = torch.aminmax(tensor)  # a NaN is both
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def unsound(parts: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """The first tensor that is not finite, as "part name"; "" where all are."""
+    for part, tensors in parts.items():
+        for key, tensor in tensors.items():
+            if tensor.is_floating_point() and tensor.numel() and not _finite(tensor.detach()):
+                return f"{part} {key}"
+    return ""
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest sound checkpoint of a folder, as its manifest says; None where there is none."""
+    for path in reversed(keeping.steps(folder)):
+        try:
+            if checkpoint.manifest_of(path)[1].get("sound", True):
+                return path
+        except checkpoint.InvalidCheckpoint:
+            continue
+    return None
+
+
+def fall_back(folder: Path) -> tuple[Path | None, list[str]]:
+    """Set aside what is newer than the newest sound checkpoint, which is returned with remarks on what could not be done."""
+    found = newest(folder)
+    remarks = keeping.put_aside(folder, keeping.step_of(found) or 0 if found else -1, "gave no finite loss")
+    try:
+        latest = folder / "latest"
+        if found is None:
+            latest.unlink(missing_ok=True)
+        else:
+            tensorfile.write_bytes(folder / ".tmp-latest", [memoryview(f"{found.name}\n".encode())])
+            os.replace(folder / ".tmp-latest", latest)
+    except OSError as error:
+        remarks.append(f"{folder} cannot be tidied ({error}): look at the disk")
+    return found, remarks
