@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -38,7 +39,9 @@ class Fault(NamedTuple):
     kind: str
     """signal, nan, exit, death (at a file operation), full (no file may grow past `value` bytes: from `step` on, from the
     start where it is 0), room (`value` blocks are free), nohup, zeroed (the bytes of row `value`, as by a failing disk),
-    hold (OUT.held says that the step has been reached, and it waits for OUT.go)."""
+    hold (OUT.held says that the step has been reached, and it waits for OUT.go), late (it comes to its `step`-th meeting
+    with the others, or to the end where that is 0, `value` seconds late), gone (the run's folder is removed),
+    broken (its update has a learning rate of 1e20)."""
     step: int = 0
     value: float = 0
     """A negative number of bytes is no limit."""
@@ -85,7 +88,13 @@ def _held(fault: Fault, given: Sequence[str], batch: Any) -> Any:
     return batch
 
 
-IN_A_STEP = {"signal": _signalled, "nan": _not_finite, "zeroed": _zeroed, "exit": _ended, "full": _limited, "hold": _held}
+def _gone(fault: Fault, given: Sequence[str], batch: Any) -> Any:
+    shutil.rmtree(given[given.index("--out") + 1])
+    return batch
+
+
+IN_A_STEP = {"signal": _signalled, "nan": _not_finite, "zeroed": _zeroed, "exit": _ended, "full": _limited}
+IN_A_STEP |= {"hold": _held, "gone": _gone, "broken": lambda fault, given, batch: batch}
 
 
 def _dying(count: int) -> None:
@@ -104,6 +113,30 @@ def _dying(count: int) -> None:
         setattr(os, name, counting)
 
 
+def _late(fault: Fault) -> None:
+    """Be late at one of the points at which processes meet."""
+    from viewmill.objectives.meeting import Meeting
+
+    usual_part, points = Meeting.part, 0
+
+    def point(original: Any) -> Any:
+        def late(self: Any, *arguments: Any, **options: Any) -> Any:
+            nonlocal points
+            points += 1
+            if points == fault.step:
+                time.sleep(fault.value)
+            return original(self, *arguments, **options)
+
+        return late
+
+    def part(self: Any, *arguments: Any, **options: Any) -> Any:
+        if not fault.step:
+            time.sleep(fault.value)
+        return usual_part(self, *arguments, **options)
+
+    Meeting.part, Meeting.agree, Meeting.of_main = part, point(Meeting.agree), point(Meeting.of_main)
+
+
 def _afflict(fault: Fault, given: Sequence[str]) -> None:
     """Have `fault` befall this process."""
     from viewmill import run
@@ -115,6 +148,8 @@ def _afflict(fault: Fault, given: Sequence[str]) -> None:
     def step(learner: Any, method: Any, batch: Any, moment: Any, *rest: Any, **options: Any) -> Any:
         if fault.step <= moment.step + 1 <= max(fault.step, fault.last):
             batch = IN_A_STEP[fault.kind](fault, given, batch)
+        if fault.kind == "broken" and moment.step + 1 == fault.step:
+            learner.optimiser.param_groups[0]["lr"] = 1e20
         return usual(learner, method, batch, moment, *rest, **options)
 
     match fault.kind:
@@ -124,6 +159,8 @@ def _afflict(fault: Fault, given: Sequence[str]) -> None:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         case "room":
             os.statvfs = lambda path: os.statvfs_result((4096, 4096, 10**6, 9, int(fault.value), 10, 10, 10, 0, 255))
+        case "late":
+            _late(fault)
         case "death":
             _dying(int(fault.value))
         case _:
@@ -158,7 +195,9 @@ class Started:
         faults: Sequence[Fault] = (),
         world: int = 1,
         environment: Mapping[str, str] | None = None,
+        own: Mapping[int, Sequence[object]] | None = None,
     ) -> None:
+        """`own` are arguments that a rank has besides, after those of all."""
         self.out, self.output = out, out.with_name(out.name + ".output")
         self.code: int | None = None
         context = multiprocessing.get_context("forkserver")
@@ -171,7 +210,8 @@ class Started:
         self.processes = []
         for rank in range(world):
             ranked = common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
-            given = (words, faults, self.output, dict(environment or {}) | (ranked if world > 1 else {}))
+            mine = [*words, *map(str, (own or {}).get(rank, ()))]
+            given = (mine, faults, self.output, dict(environment or {}) | (ranked if world > 1 else {}))
             process = context.Process(target=_child, args=given)
             process.start()
             self.processes.append(process)
