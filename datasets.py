@@ -1,6 +1,7 @@
 """The commands that make data sets and look at them: convert, inspect, subset, split."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,7 +102,19 @@ def convert(config: Convert) -> int:
 
 
 def _encoding(config: Convert) -> Encoding:
-    return Encoding(config.mode, config.quality, config.side, config.max_resolution, config.smart_bytes)
+    if config.grey_range is not None and not -math.inf < config.grey_range[0] < config.grey_range[1] < math.inf:
+        low, high = config.grey_range
+        raise Refused(f"--grey-range takes what is black and what is white, the smaller first, got {low:g} {high:g}")
+    return Encoding(
+        config.mode,
+        config.quality,
+        config.side,
+        config.max_resolution,
+        config.smart_bytes,
+        config.max_pixels,
+        config.grey_range,
+        config.colours,
+    )
 
 
 def _announce(estimate: Estimate) -> None:

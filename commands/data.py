@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .ranges import Bad, Fraction, FromZero, Pixels, Quality, Seed, Side, Threads
+from .ranges import Bad, Fraction, FromZero, Pixels, PixelsInAll, Quality, Seed, Side, Threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,14 @@ class Convert:
     """Resize larger images to this longer side, in pixels; 0 to leave them."""
     smart_bytes: FromZero = 16_384
     """With --mode smart, images whose pixels take at most so many bytes are stored as pixels."""
+    max_pixels: PixelsInAll = 100_000_000
+    """Images of more pixels are quarantined; a JPEG that is to become smaller may have four times as many, and is decoded at
+    a half or less."""
+    grey_range: tuple[float, float] | None = None
+    """Greys of more than 8 bits: the numbers that become black and white, 0 4095 for 12 bits; by default what their kind of
+    number can hold (65,535 of 16 bits, 1 of floats), or what a TIFF says of itself."""
+    colours: Literal["stored", "srgb"] = "stored"
+    """Colours with a profile (ICC): stored leaves them as they lie in the file; srgb converts them, which encodes anew."""
     max_bad: Bad | None = None
     """Give up when more images are unusable: a share below 1, a number from 1 on, 0 for none; by default never."""
     only: Literal["", "images", "shards", "tables"] = ""

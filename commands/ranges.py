@@ -32,6 +32,8 @@ Side = Annotated[int, Meta(ge=1, le=4096)]
 """The same where no encoder has to see it."""
 Pixels = Annotated[int, Meta(ge=0, le=65_535)]
 """Of an image's side; 0 for none."""
+PixelsInAll = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+"""Of an image: 4 GB while it is decoded."""
 Features = Annotated[int, Meta(ge=1, le=65_536)]
 """Of a hidden layer, or channels."""
 Anchor = Annotated[int, Meta(ge=1, le=65_535)]

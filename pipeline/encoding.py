@@ -6,6 +6,16 @@ from . import native
 from .beton import JPEG, MAX_PIXELS, MAX_SIDE
 from .sources.candidate import Remark, Stamp
 
+Range = tuple[float, float]
+
+
+class Notes(dict[str, str]):
+    """What there is to remark on one image: kind -> detail, each kind once."""
+
+    def __call__(self, kind: str, detail: str = "") -> None:
+        """Note it, unless it was."""
+        self.setdefault(kind, detail)
+
 
 class Encoding(NamedTuple):
     """How images are stored."""
@@ -20,6 +30,13 @@ class Encoding(NamedTuple):
     """Larger images are resized to this longer side; 0: not."""
     smart_bytes: int = 16_384
     """64x64 pixels and a third: there a JPEG saves little room and costs most of a small view's time."""
+
+    max_pixels: int = MAX_PIXELS
+    """Images of more pixels are not decoded."""
+    grey_range: Range | None = None
+    """What becomes black and white of greys of more than 8 bits; None: what their kind of number says (greys.py)."""
+    colours: Literal["stored", "srgb"] = "stored"
+    """stored: colours as they lie in the file; srgb: by their profile, where they have one."""
 
     def fitted(self, width: int, height: int) -> tuple[int, int]:
         """Width and height as stored: the shape is kept, nothing is enlarged."""
@@ -51,14 +68,23 @@ def is_kept(width: int, height: int, encoding: Encoding) -> bool:
     return not encoding.as_pixels(width, height) and encoding.fitted(width, height) == (width, height)
 
 
-def check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
     """Raise ValueError for more pixels than are decoded; called before decoding, since a 420 kB PNG can hold 144 million."""
+    if width * height > most or max(width, height) > MAX_SIDE:
+        remedy = "raise --max-pixels, or have a JPEG made smaller as it is decoded by --side or --max-resolution"
+        raise ValueError(f"{width}x{height} pixels; at most {most} and {MAX_SIDE} a side are decoded: {remedy}")
+
+
+def check_stored(width: int, height: int) -> None:
+    """Raise ValueError for an image that no reader of the file would take."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise ValueError(f"{width}x{height} pixels; at most {MAX_PIXELS} and {MAX_SIDE} a side")
+        at_most = f"at most {MAX_PIXELS} and {MAX_SIDE} a side are stored"
+        raise ValueError(f"{width}x{height} pixels; {at_most}: make it smaller by --side or --max-resolution")
 
 
 def as_it_is(data: bytes, stamp: Stamp | None, width: int, height: int) -> Encoded:
     """A JPEG whose bytes are kept; raises ValueError where the training's decoder does not read them."""
+    check_stored(width, height)
     check_decodes(data, width, height)
     return Encoded(JPEG, width, height, data if stamp is None else None, stamp)
 

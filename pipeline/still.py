@@ -5,37 +5,48 @@ file. It must still decode strictly, by the decoder that training will use, so t
 else goes to redraw.py.
 """
 
-from . import native
-from .encoding import Encoded, Encoding, as_it_is, check_size, is_kept
-from .sources.candidate import Candidate, Rejected, Stamp
-
-EXIF = b"Exif\0\0"
+from . import jpeg, native
+from .encoding import Encoded, Encoding, Notes, as_it_is, check_size, is_kept
+from .icc import OTHER, is_srgb, name_of
+from .sources.candidate import Candidate, Rejected, Remark, Stamp
 
 
 def encode(candidate: Candidate, encoding: Encoding) -> Encoded | Rejected:
     """What becomes of one candidate. Never raises for what a file can hold: Pillow alone raises eight kinds of error."""
+    notes = Notes()
     try:
         content, stamp = candidate.place.fetch()
-        if isinstance(content, bytes) and (kept := _unchanged(content, stamp, encoding)):
-            return kept
-        from .redraw import redraw  # Pillow and its forty formats take .2 s to load: a folder of JPEG files needs none
+        encoded = _unchanged(content, stamp, encoding, notes) if isinstance(content, bytes) else None
+        if encoded is None:
+            from .redraw import redraw  # Pillow and its forty formats take .2 s to load: a folder of JPEG files needs none
 
-        return redraw(content, stamp, encoding)
+            encoded = redraw(content, stamp, encoding, notes)
     except ValueError as error:  # ours, and Pillow's own refusals
         return Rejected(candidate.path, str(error) or "ValueError")
     except Exception as error:
         return Rejected(candidate.path, f"{type(error).__name__}: {error}")
+    if not notes:
+        return encoded
+    return encoded._replace(remarks=tuple(Remark(candidate.path, kind, detail) for kind, detail in notes.items()))
 
 
-def _unchanged(data: bytes, stamp: Stamp | None, encoding: Encoding) -> Encoded | None:
+def _unchanged(data: bytes, stamp: Stamp | None, encoding: Encoding, notes: Notes) -> Encoded | None:
     """The short way of a plain JPEG that is stored as it is, without Pillow: four times as fast on small photographs."""
-    if data[:2] != b"\xff\xd8" or EXIF in data:
+    if not data.startswith(jpeg.START):
         return None
+    header = jpeg.header(data)
+    if header is None or header.exif or header.more or header.short or b"tiff:Orientation" in header.xmp:
+        return None
+    foreign = bool(header.profile) and not is_srgb(header.profile)
     frame = native.jpeg_frame(data)
-    if frame is None or frame.cmyk:
+    if frame is None or frame.cmyk or (foreign and encoding.colours == "srgb"):
         return None
     width, height = frame.width, frame.height
-    check_size(width, height)
     if not is_kept(width, height, encoding):
         return None
+    check_size(width, height, encoding.max_pixels)
+    if foreign:
+        notes(OTHER, name_of(header.profile))
+    if behind := jpeg.left_out(data, header):
+        notes(behind)
     return as_it_is(data, stamp, width, height)

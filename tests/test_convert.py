@@ -32,6 +32,12 @@ STRICTER = {
     "gray_jpeg/pillow__hopper_bad_exif.jpg": "libjpeg-turbo reports damaged data",
 }
 
+# Good pixels under metadata for which Pillow gives up the whole.
+GENTLER = {
+    "undecodable_png/pillow__png_decompression_dos.png",
+    "undecodable_png/pillow__unknown_compression_method.png",
+}
+
 # 60x40: red grows to the right, green to the bottom, so that every turn and mirror of it is another picture.
 DOWN, RIGHT = np.mgrid[0:1:40j, 0:1:60j]
 PICTURE = np.uint8(255 * np.stack((RIGHT, DOWN, 1 - RIGHT), axis=-1))
@@ -264,7 +270,7 @@ def cut_png():
         ("notes.jpg", b"no image at all", "no image of a kind that Pillow knows"),
         ("empty.jpg", b"", "the file is empty"),
         ("cut.png", cut_png(), "truncated"),
-        ("bomb.png", bomb(20_000, 20_000), "exceeds limit"),
+        ("bomb.png", bomb(20_000, 20_000), "20000x20000 pixels; at most 100000000 and 65535 a side"),
         ("large.png", bomb(10_100, 10_000), "10100x10000 pixels; at most 100000000 and 65535 a side"),
         ("long.png", bomb(70_000, 10), "70000x10 pixels; at most 100000000 and 65535 a side"),
         ("huge.png", bomb(2**31 - 1, 2**31 - 1), "exceeds limit"),
@@ -320,7 +326,7 @@ def test_every_nasty_file_is_a_row_that_both_engines_read_or_stands_in_the_quara
     assert all(len(reason) > 10 and " at 0x" not in reason for reason in reasons.values())
     predicted = {name for name, line in listed.items() if not line["pillow_13.0.0_result"].startswith("ok")}
     assert reasons.keys() - predicted == STRICTER.keys()
-    assert not predicted - reasons.keys()
+    assert predicted - reasons.keys() == GENTLER
     assert all(why in reasons[name] for name, why in STRICTER.items())
     for name in ("ffcv", "torch"):
         assert mill(open_beton(target), weak(32), name=name)[0].all()
