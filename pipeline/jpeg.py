@@ -51,6 +51,23 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         at = end
 
 
+def is_plain(data: bytes) -> bool:
+    """Whether nothing but what decoding needs, and JFIF's word, stands before the first scan: what `header` would find empty.
+
+    Most photographs in data sets are such, and this takes a quarter of the time.
+    """
+    at, last = 2, len(data) - 4
+    while at <= last and data[at] == 0xFF:
+        kind = data[at + 1]
+        if kind == SCAN:
+            return True
+        size = data[at + 2] << 8 | data[at + 3]
+        if kind > SCAN and kind not in (0xDB, 0xDD) and (kind != APP0 or size < 9):  # after SOS: tables, intervals, metadata
+            return False
+        at += 2 + size
+    return False
+
+
 def header(data: bytes) -> Header | None:
     """The metadata before the first scan of `data`; None where there is none, or something between that is no segment."""
     found: dict[bytes, list[bytes]] = {EXIF: [], XMP: [], ICC: [], INDEX: []}

@@ -10,6 +10,8 @@ from .encoding import Encoded, Encoding, Notes, as_it_is, check_size, is_kept
 from .icc import OTHER, is_srgb, name_of
 from .sources.candidate import Candidate, Rejected, Remark, Stamp
 
+PLAIN = jpeg.Header(exif=b"", xmp=b"", profile=b"", more=False, bits=8, short=False)
+
 
 def encode(candidate: Candidate, encoding: Encoding) -> Encoded | Rejected:
     """What becomes of one candidate. Never raises for what a file can hold: Pillow alone raises eight kinds of error."""
@@ -34,7 +36,7 @@ def _unchanged(data: bytes, stamp: Stamp | None, encoding: Encoding, notes: Note
     """The short way of a plain JPEG that is stored as it is, without Pillow: four times as fast on small photographs."""
     if not data.startswith(jpeg.START):
         return None
-    header = jpeg.header(data)
+    header = PLAIN if jpeg.is_plain(data) else jpeg.header(data)
     if header is None or header.exif or header.more or header.short or b"tiff:Orientation" in header.xmp:
         return None
     foreign = bool(header.profile) and not is_srgb(header.profile)
