@@ -52,9 +52,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether nothing but what decoding needs, and JFIF's word, stands before the first scan: what `header` would find empty.
+    """Whether nothing but what decoding needs, and JFIF's word, stands before the first scan, where `header` finds nothing.
 
-    Most photographs in data sets are such, and this takes a quarter of the time.
+    Most photographs in data sets are such, and this takes a small part of the time.
     """
     at, last = 2, len(data) - 4
     while at <= last and data[at] == 0xFF:
