@@ -130,6 +130,8 @@ def _size(count: int) -> str:
 def inspect(config: Inspect) -> int:
     """Print what a file holds; exit code 1 where images in it are damaged."""
     path = config.file
+    if path.is_dir():
+        raise Refused(f"{path} is a folder: viewmill convert {path} {path.name or 'images'}.beton makes a .beton to inspect")
     with refusing():
         check_output(config.grid, overwrite=config.overwrite, endings=(".png", ".jpg", ".jpeg"))
         beton = open_beton(path)

@@ -63,6 +63,7 @@ import tyro
 from . import commands
 from .answers import doctor, methods
 from .commands import Bench, Demo, Train
+from .commands.line import by_name, in_order
 from .console import say, settle_streams, unboxed
 from .datasets import convert, inspect, open_images, refusing, split, subset, told_apart
 from .ending import REASONS, Start, at_its_end, left_out, shared, standing, starting
@@ -384,7 +385,8 @@ def parsed(arguments: list[str]) -> Any:
     """The command line as a command; of several processes one that cannot read its own tells the others."""
 
     def read() -> Any:
-        return tyro.cli(commands.Command, prog="viewmill", description=__doc__, args=arguments)
+        words = in_order(arguments, by_name(list(COMMANDS)))
+        return tyro.cli(commands.Command, prog="viewmill", description=__doc__, args=words)
 
     if meeting.current().world == 1:
         return read()
@@ -392,6 +394,9 @@ def parsed(arguments: list[str]) -> Any:
     try:
         with contextlib.redirect_stderr(told):
             return read()
+    except Refused as refusal:
+        shared(refusal)
+        raise
     except SystemExit as error:
         if not error.code:
             raise

@@ -54,7 +54,7 @@ def card(trained: Trained, target: Target, lines: Lines, compared: Compared, sai
         "## How it is loaded",
         f"```python\n{lines.code}\n```",
         lines.notes,
-        _input(trained),
+        _input(trained, lines.image),
         _compared(target, compared),
         "## How it was made",
         _table(("", ""), _made(trained, sha256)),
@@ -142,16 +142,20 @@ def _features(trained: Trained) -> int:
     return int(trained.encoder.features)  # pyright: ignore[reportArgumentType]
 
 
-def _input(trained: Trained) -> str:
+def _input(trained: Trained, image: str) -> str:
+    """What `image` is: `image` in words, or else what the encoder takes; and at which size."""
     colours, seen = trained.colours, CHANNELS[trained.half]
     space = SPACES[colours.space]
     scale = "in 0 to 1" if colours.space == "rgb" else "made of sRGB in 0 to 1"
     which = {"both": "", "first": ", of which it takes the first channel", "second": ", of which it takes channels 2 and 3"}
     channels = seen.stop - seen.start
     crop = "" if trained.share == 1 else f" {trained.share:.3g} times"
+    normalised = (
+        f"float32 [batch, {channels}, height, width]: {space} {scale}{which[trained.half]}, less the mean "
+        f"{list(colours.mean[seen])}, divided by {list(colours.std[seen])}"
+    )
     return (
-        f"`image` is float32 [batch, {channels}, height, width]: {space} {scale}{which[trained.half]}, less the mean "
-        f"{list(colours.mean[seen])}, divided by {list(colours.std[seen])}. It was trained at {trained.size} px and is "
+        f"`image` is {image or normalised}. It was trained at {trained.size} px and is "
         f"evaluated on the centred square of{crop} the shorter side, resized to that by an antialiased bilinear filter."
     )
 

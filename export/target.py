@@ -23,6 +23,8 @@ class Lines(NamedTuple):
 
     code: str
     notes: str = ""
+    image: str = ""
+    """What `image` is, where that is not what the encoder itself takes."""
 
 
 class Target(NamedTuple):

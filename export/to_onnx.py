@@ -140,10 +140,8 @@ import onnxruntime
 session = onnxruntime.InferenceSession({path!r}, providers={PROVIDERS})
 features = session.run(["features"], {{"image": image.numpy()}})[0]"""
     sizes = "any batch and any size" if any_size(trained) else f"any batch, images of {trained.size} px"
-    notes = f"Opset {OPSET}; {sizes}."
-    if raw_pixels:
-        notes += " `image` is uint8 RGB [B, 3, height, width]: the graph converts and normalises it."
-    return Lines(code, notes)
+    raw = "uint8 [batch, 3, height, width]: RGB, 0 to 255, which the graph itself converts and normalises"
+    return Lines(code, f"Opset {OPSET}; {sizes}.", raw if raw_pixels else "")
 
 
 def target(*, raw_pixels: bool) -> Target:

@@ -282,6 +282,14 @@ def test_an_onnx_file_takes_any_batch_and_size_and_tells_nothing_of_this_machine
     nothing_but(in_onnx.parent, "made.onnx", "made.md")
 
 
+def test_a_card_says_of_raw_pixels_that_they_are_uint8_and_nothing_else(trained, tmp_path):
+    for name, raw, words in (("raw", True, "is uint8 [batch, 3, height, width]"), ("plain", False, "is float32 [batch, 3")):
+        assert export(Export(trained, tmp_path / f"{name}.onnx", format="onnx", raw_pixels=raw)) == 0
+        card = (tmp_path / f"{name}.md").read_text()
+        assert words in card
+        assert ("float32 [batch" in card, "uint8" in card) == (not raw, raw)
+
+
 def test_with_raw_pixels_the_graph_normalises_by_itself(trained, kinds):
     for held in (load(trained), load(kinds("colour")), load(kinds("colour"), half="second")):
         graph = to_onnx.Graph(held.encoder, held.colours, compare.CHANNELS[held.half])
