@@ -130,11 +130,9 @@ def _size(count: int) -> str:
 def inspect(config: Inspect) -> int:
     """Print what a file holds; exit code 1 where images in it are damaged."""
     path = config.file
-    if path.is_dir():
-        raise Refused(f"{path} is a folder: viewmill convert {path} {path.name or 'images'}.beton makes a .beton to inspect")
     with refusing():
         check_output(config.grid, overwrite=config.overwrite, endings=(".png", ".jpg", ".jpeg"))
-        beton = open_beton(path)
+        beton = _of_a_file(path)
         facts = examine.summary(beton)
         checks = {"structure": "sound"}
         if config.verify:
@@ -177,6 +175,12 @@ def _sidecars_of(beton: Beton) -> dict[str, str]:
     for name in ("quarantine", "remarks"):
         check_sidecar(beton, name)
     return {"sidecars": "as in the manifest" if manifest["format"] >= BOUND else "as many lines as rows"}
+
+
+def _of_a_file(path: Path) -> Beton:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: viewmill convert {path} {path.name or 'images'}.beton makes one to inspect")
+    return open_beton(path)
 
 
 def _verified(path: Path) -> str:

@@ -167,7 +167,7 @@ def seed_step(settings: Settings, moment: Moment) -> None:
 
 def forward(learner: Learner, method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator) -> Outputs:
     """The outputs of a batch: by the network that learns, and by the momentum encoder of the views that are keys."""
-    with _autocast(accelerator):
+    with autocast(accelerator):
         seen = Batch(_views(batch, range(method.online_views), method), batch.row_B, moment.step)
         outputs = learner.model(seen)
         if learner.target is not None:
@@ -181,7 +181,7 @@ def forward(learner: Learner, method: Method, batch: ViewBatch, moment: Moment, 
     return outputs
 
 
-def _autocast(accelerator: Accelerator) -> contextlib.AbstractContextManager[Any]:
+def autocast(accelerator: Accelerator) -> contextlib.AbstractContextManager[Any]:
     """accelerate's own, but for fp16 on a CPU, where it has none."""
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         return torch.autocast("cpu", torch.float16)

@@ -77,8 +77,9 @@ from .objectives import meeting
 from .objectives.method import Method
 from .objectives.schedules import Moment
 from .pipeline.sources.opened import is_source
+from .planned import plan
 from .settings import values
-from .telling import Job, Report, Taken, observed, plan, reporting
+from .telling import Job, Report, Taken, observed, reporting
 from .views import colours_of, open_loader
 
 if TYPE_CHECKING:
@@ -270,6 +271,7 @@ def loop(job: Job, asked: Callable[[], int], start: Start) -> dict[str, Any]:
             due = due or job.keeps(step)  # a checkpoint waits for the end of its update
             observe = job.observes(step) or memory.listens(method, learner.memory, moment) or (due and part.last)
             taken = take_step(learner, method, batch, moment, accelerator, part=part, observe=observe, asked=asked())
+            report.passed(clock, step=step)
             if taken.verdict is not None:
                 code = heed(late.bring(taken.verdict.numbers()), report, job, step=step - part.batches, rate=earlier)
                 code = code or (asked() if accelerator.num_processes == 1 else 0)

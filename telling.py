@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .commands import Train
-from .console import duration, opening, say, table
+from .console import duration, say, table
 from .errors import Failed, Refused
 from .files.opening import Unusable
 from .journal.clock import Clock
@@ -19,7 +18,6 @@ from .models.rates import rate_at
 from .objectives.alarms import alarms
 from .objectives.method import Method
 from .objectives.schedules import Moment
-from .settings import summary
 
 if TYPE_CHECKING:
     import torch
@@ -77,45 +75,6 @@ class Taken(NamedTuple):
     verdict: Verdict | None
 
 
-def plan(job: Job, given: str) -> None:
-    """Print what is about to happen, in some ten lines."""
-    from .models.writer import needed_bytes
-    from .resume import parts_of
-
-    config, settings, world = job.config, job.settings, job.accelerator.num_processes
-    network, device = job.learner.network, job.accelerator.device
-    count = sum(parameter.numel() for parameter in network.parameters())
-    views, positive, negatives, memory, loss, source = summary(job.method)
-    share = f", {settings['batch'] // world} on each of {world} processes" if world > 1 else ""
-    gathered = f", {config.accumulate} batches an update" if config.accumulate > 1 else ""
-    extras = [f"clipped at {config.clip:g}"] if config.clip else []
-    extras += [f"moving average {config.ema:g}"] if config.ema else []
-    size = needed_bytes(parts_of(job.learner)) / 1e6
-    classes = int(job.beton.label_N.max()) + 1
-    rows = [
-        ("data", f"{config.data}: {len(job.beton):,} images, {f'{classes} classes' if classes > 0 else 'no classes'}"),
-        (
-            "views",
-            f"{config.recipe or views} at {config.size} px; {job.loader.engine_name} engine, colours on the "
-            f"{job.loader.placement}",
-        ),
-        ("method", f"{config.method} ({source}): positive {positive}; negatives {negatives}; memory {memory}; {loss}"),
-        ("encoder", f"{config.encoder}, {count / 1e6:.1f} M parameters with heads, batch norm {config.batch_norm}"),
-        ("begins with", given or f"random weights of seed {config.seed}"),
-        ("optimiser", ", ".join([f"{config.optimiser}, rate {peak_rate(config, job.method):g} {config.schedule}", *extras])),
-        ("batch", f"{config.batch} images{share}{gathered}"),
-        ("runs on", f"{device.type}, precision {'float32' if config.precision == 'no' else config.precision}"),
-        ("steps", f"{job.first:,} to {job.steps:,}, {len(job.loader):,} an epoch"),
-        ("results", f"{config.out}; a checkpoint of {size:,.0f} MB every {job.every:,} steps, {free_text(config)}"),
-    ]
-    opening(f"viewmill train {config.method}", rows)
-
-
-def free_text(config: Train) -> str:
-    """How much room there is where the results go."""
-    return f"{shutil.disk_usage(config.out).free / 1e9:,.0f} GB free"
-
-
 class Report:
     """Log, screen and trackers as one; on other processes than the main one it says and writes nothing."""
 
@@ -149,6 +108,10 @@ class Report:
                 self._told.add(kind)
                 self.event("alarm", step=step, kind=kind, text=text)
                 self._screen.warn(f"step {step}: {text}")
+
+    def passed(self, clock: Clock, *, step: int) -> None:
+        """Show that a step was taken, between two readings."""
+        self._screen.passed(clock.passed(step))
 
     def faults(self, texts: Sequence[str], *, step: int) -> None:
         """Write and show what went wrong with checkpoints."""

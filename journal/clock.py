@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from .panel import Progressed
+from .panel import Passed, Progressed
 
 Item = TypeVar("Item")
 
@@ -32,6 +32,19 @@ class Clock:
             self.waited_total += waited
             yield item
 
+    def passed(self, step: int) -> Passed:
+        """How far the run is after `step`; no reading begins anew by it."""
+        now = time.perf_counter()
+        rate = (step - self._last_step) * self._images / max(now - self._last_time, 1e-9)
+        return Passed(step, self._epoch(step), rate, self._left_s(step, now))
+
+    def _epoch(self, step: int) -> float:
+        return round(step / max(self._per_epoch, 1), 4)
+
+    def _left_s(self, step: int, now: float) -> float:
+        done = step - self._first
+        return (now - self.started) / done * (self._steps - step) if done > 0 else 0.0
+
     def read(
         self,
         step: int,
@@ -49,17 +62,16 @@ class Clock:
         """
         now = time.perf_counter()
         elapsed, steps = max(now - self._last_time, 1e-9), step - self._last_step
-        done = step - self._first
         numbers = {name: _number(values, name) for name in ("loss", "bound", "ceiling", "grad_norm", "probe", "neighbours")}
         memory = _number(values, "memory_bytes")
         reading = Progressed(
             step=step,
             steps=self._steps,
-            epoch=round(step / max(self._per_epoch, 1), 4),
+            epoch=self._epoch(step),
             learning_rate=learning_rate,
             images_per_s=steps * self._images / elapsed,
             wait=min(self._waited / elapsed, 1.0),
-            left_s=(now - self.started) / done * (self._steps - step) if done > 0 else 0.0,
+            left_s=self._left_s(step, now),
             masked=int(_number(values, "masked") or 0),
             memory_bytes=None if memory is None else int(memory),
             saved_step=None if saved is None else saved[0],

@@ -10,7 +10,7 @@ from typing import NamedTuple, TextIO
 from rich.console import Console
 
 from ..console import is_live, say
-from .panel import Progressed, bound_line, frame, mean, plain_line
+from .panel import Passed, Progressed, bound_line, frame, mean, passed_line, plain_line
 from .region import region
 
 __all__ = ["Progressed", "Screen", "bound_line", "dashboard"]
@@ -21,17 +21,18 @@ REMEMBERED = ("bound", "ceiling", "probe", "neighbours", "memory_bytes", "saved_
 
 
 class Screen(NamedTuple):
-    """What a training shows: readings, and warnings, of which each text is said once and then counted."""
+    """What a training shows: readings, how far it is between them, and warnings, each text said once and then counted."""
 
     show: Callable[[Progressed], None]
     warn: Callable[[str], None]
+    passed: Callable[[Passed], None]
 
 
 @contextmanager
 def dashboard(title: str, *, visible: bool) -> Iterator[Screen]:
     """Yields the screen of a training: live on a terminal, a line every 10 s elsewhere, mute where not `visible`."""
     if not visible:
-        yield Screen(lambda now: None, lambda text: None)
+        yield Screen(lambda now: None, lambda text: None, lambda now: None)
     elif is_live(sys.stderr):
         with _live(title, sys.stderr) as screen:
             yield screen
@@ -64,7 +65,18 @@ def _live(title: str, terminal: TextIO) -> Iterator[Screen]:
             counts[text] = counts.pop(text, 0) + 1  # the newest stands last
             painted.paint()
 
-        yield Screen(show, warn)
+        def passed(far: Passed) -> None:
+            nonlocal now, read_at
+            if now is not None:
+                now, read_at = _further(now, far, time.monotonic() - read_at), time.monotonic()
+
+        yield Screen(show, warn, passed)
+
+
+def _further(now: Progressed, far: Passed, passed_s: float) -> Progressed:
+    """`now` as far as the run has come since, `passed_s` later."""
+    age = None if now.saved_age_s is None else now.saved_age_s + passed_s
+    return now._replace(**far._asdict(), saved_age_s=age)
 
 
 def _remembering(before: Progressed | None, now: Progressed, passed_s: float) -> Progressed:
@@ -103,11 +115,11 @@ class History:
 
 @contextmanager
 def _plain() -> Iterator[Screen]:
-    last, left, counts = -PLAIN_INTERVAL_S, None, Counter[str]()
+    last, left, steps, counts = -PLAIN_INTERVAL_S, None, 0, Counter[str]()
 
     def show(now: Progressed) -> None:
-        nonlocal last, left
-        left = now
+        nonlocal last, left, steps
+        left, steps = now, now.steps
         if now.step >= now.steps or time.monotonic() - last >= PLAIN_INTERVAL_S:
             last, left = time.monotonic(), None
             say(plain_line(now))
@@ -117,8 +129,14 @@ def _plain() -> Iterator[Screen]:
         if str(counts[text]).strip("0") == "1":  # 1, 10, 100: a fault of every step does not fill a disk
             say(f"warning: {text}" + f" ({counts[text]:,} times)" * (counts[text] > 1))
 
+    def passed(far: Passed) -> None:
+        nonlocal last
+        if steps and time.monotonic() - last >= PLAIN_INTERVAL_S:
+            last = time.monotonic()
+            say(passed_line(far, steps))
+
     try:
-        yield Screen(show, warn)
+        yield Screen(show, warn, passed)
     finally:
         if left is not None:
             say(plain_line(left))

@@ -46,6 +46,21 @@ class Progressed(NamedTuple):
     saved_age_s: float | None
 
 
+class Passed(NamedTuple):
+    """How far a run is between two readings, as far as that is known without waiting for the device."""
+
+    step: int
+    epoch: float
+    images_per_s: float
+    left_s: float
+
+
+def passed_line(now: Passed, steps: int) -> str:
+    """How far a run is, as one line of text."""
+    far = f"step {now.step}/{steps}  epoch {now.epoch:.2f}  {now.images_per_s:.3g} images/s"
+    return f"{far}  left {duration(now.left_s)}"
+
+
 def bound_line(now: Progressed) -> str:
     """The bound beside its ceiling; a dash where a run stopped between two observations."""
     if now.bound is None:
