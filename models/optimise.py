@@ -62,10 +62,11 @@ def _with_state(optimiser: torch.optim.Optimizer, *moments: str) -> torch.optim.
 
 
 class Lars(torch.optim.SGD):
-    """SGD on gradients of which each matrix's is as long as TRUST times the matrix itself (arXiv 1708.03888, algorithm 1).
+    """SGD on gradients of which each matrix's is as long as TRUST times the matrix itself (LARS, arXiv 1708.03888).
 
     v <- momentum * v + q * (g + decay * w) and w <- w - rate * v, with q = TRUST |w| / |g + decay * w|, or 1 where one of
-    them is 0.
+    them is 0: as in the code of Barlow Twins and VICReg. Algorithm 1 of the paper takes |g| + decay |w| below the line, and
+    multiplies by the rate before the momentum, which differs where the rate changes.
     """
 
     grad_scale: Tensor | None = None

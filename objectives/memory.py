@@ -20,7 +20,7 @@ from .method import Method, candidate_count
 from .outputs import Images, Outputs
 from .parts import NCE, Bank, Batch, Clusters, Queue, Ring, SameCluster
 from .regions import window
-from .schedules import HEARD_EVERY, REMEMBERED, Moment, adapt_
+from .schedules import ADAPTIVE, HEARD_EVERY, REMEMBERED, Moment, adapt_
 
 Memory = dict[str, Tensor]
 
@@ -57,7 +57,7 @@ def start(method: Method, *, rows: int, batch: int, dimension: int, seed: int, d
     if isinstance(method.bound, NCE):
         memory["log_partition"] = torch.zeros(len(method.contrast)).to(device)
         memory["partition_steps"] = torch.zeros((), dtype=torch.int64).to(device)
-    if isinstance(method.region, Ring) and method.region.anneal is not None and method.region.anneal.kind == "adaptive":
+    if isinstance(method.region, Ring) and method.region.anneal is not None and method.region.anneal.kind in ADAPTIVE:
         memory["outer"] = torch.zeros(REMEMBERED, dtype=torch.float64)
         memory["outer"][0] = method.region.anneal.start
     return memory
@@ -107,8 +107,11 @@ def outer_edge(method: Method, memory: Memory, moment: Moment) -> float | None:
 
 
 def listens(method: Method, memory: Memory, moment: Moment) -> bool:
-    """Whether an adaptive schedule is to hear the loss of `moment`: every tenth step of its own, whatever a run logs."""
-    return "outer" in memory and (moment.step + 1) % HEARD_EVERY == 0 and method.at(moment) is method
+    """Whether an adaptive schedule is to hear the loss of `moment`: every tenth or each step, whatever a run logs."""
+    if "outer" not in memory or method.at(moment) is not method:
+        return False
+    anneal = method.region.anneal if isinstance(method.region, Ring) else None
+    return anneal is not None and (moment.step + 1) % HEARD_EVERY[anneal.kind] == 0
 
 
 def hear_(method: Method, memory: Memory, loss: float, moment: Moment) -> None:

@@ -45,10 +45,10 @@ class Everything:
 class Anneal:
     """How a ring's outer edge comes in from `start`, a share of all rows, to where the ring has it.
 
-    Kinds and units are those of `schedules.Schedule`; "adaptive" follows the loss (`schedules.adapt_`).
+    Kinds and units are those of `schedules.Schedule`; the adaptive ones follow the loss (`schedules.adapt_`).
     """
 
-    kind: Literal["linear", "step", "exponential", "adaptive"] = "linear"
+    kind: Literal["linear", "step", "exponential", "adaptive", "adaptive-release"] = "linear"
     start: float = 1.0
     over: float = 100.0
     unit: Literal["epochs", "steps"] = "epochs"

@@ -1,8 +1,8 @@
 """Numbers that change while a run goes on: pure functions of where it stands. No torch here.
 
-Schedules of the ring's outer edge are those of the release of arXiv 2010.02037: linear, in ten steps, exponential, and
-adaptive. Every length has its unit beside it: the release decays exponentially per iteration, which is over after 50 of
-them.
+Schedules of the ring's outer edge are those of the release of arXiv 2010.02037 (src/utils/policy.py of
+mhw32/contrastive-ring-public): linear, in ten steps, exponential, and adaptive, the last by its own rule and by a calmer one
+of ours. Every length has its unit beside it: the release decays exponentially per iteration, which is over after 50 of them.
 """
 
 import math
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 LEVELS = 10  # of the step schedule
-KINDS = ("constant", "linear", "step", "exponential", "adaptive")
+KINDS = ("constant", "linear", "step", "exponential", "adaptive", "adaptive-release")
+ADAPTIVE = KINDS[-2:]  # those that follow the loss
 
 
 class Moment(NamedTuple):
@@ -30,11 +31,11 @@ class Moment(NamedTuple):
 class Schedule:
     """From `start` to `stop` in `over` units, and `stop` from then on; "constant" is `stop` all along.
 
-    "exponential" is stop + (start - stop) * exp(-.1 t) with t in units, whatever `over`. "adaptive" follows the loss
-    instead of the clock: see `adapt_`.
+    "exponential" is stop + (start - stop) * exp(-.1 t) with t in units, whatever `over`. "adaptive" and
+    "adaptive-release" follow the loss instead of the clock: see `adapt_`.
     """
 
-    kind: Literal["constant", "linear", "step", "exponential", "adaptive"] = "constant"
+    kind: Literal["constant", "linear", "step", "exponential", "adaptive", "adaptive-release"] = "constant"
     start: float = 1.0
     stop: float = 0.1
     over: float = 100.0
@@ -52,7 +53,7 @@ class Schedule:
         """The value at `moment`: `start` at its first step, `stop` at the last step of `over` and after."""
         if self.kind == "constant":
             return self.stop
-        if self.kind == "adaptive":
+        if self.kind in ADAPTIVE:
             return self.start
         per_unit = moment.steps_per_epoch if self.unit == "epochs" else 1
         if self.kind == "exponential":
@@ -73,24 +74,29 @@ class Remembering(Protocol):
 
 
 DELTA, WINDOW = 0.01, 10  # of the release, for the loss
-HEARD_EVERY = 10  # steps: the loss is read there whatever the log asks for, so that nothing else changes the schedule
+# steps: the loss is read there whatever the log asks for, so that nothing else changes the schedule
+HEARD_EVERY = {"adaptive": 10, "adaptive-release": 1}
 REMEMBERED = 2 + 2 * WINDOW  # value, readings so far, the last two windows of losses
 
 
 def adapt_(state: Remembering, loss: float, schedule: Schedule) -> None:
     """One reading of the loss into the state of an adaptive schedule: [value, readings, 2 * WINDOW losses].
 
-    After every WINDOW readings: where their mean lies below that of the window before, the task has become easy and the
-    value goes DELTA towards `stop`; where it lies above, DELTA back towards `start`.
+    "adaptive", after every WINDOW readings: where their mean lies below that of the window before, the task has become easy
+    and the value goes DELTA towards `stop`; where it lies above, DELTA back towards `start`. "adaptive-release", after every
+    reading but the first: the same where it lies below or above the mean of the WINDOW before it, as many as there are.
     """
-    readings = int(state[1])
-    state[2 + readings % (2 * WINDOW)] = loss
-    state[1] = readings + 1
-    if (readings + 1) % WINDOW or readings + 1 < 2 * WINDOW:
+    heard = int(state[1]) + 1
+    state[1], state[2 + (heard - 1) % (2 * WINDOW)] = heard, loss
+    losses = [state[2 + reading % (2 * WINDOW)] for reading in range(max(0, heard - 2 * WINDOW), heard)]
+    if schedule.kind == "adaptive-release":
+        newest, before = losses[-1:], losses[-1 - WINDOW : -1]
+    else:
+        newest, before = ([], []) if heard % WINDOW else (losses[WINDOW:], losses[:WINDOW])
+    if not (newest and before):
         return
-    newest = (readings // WINDOW) % 2
-    mean = [sum(state[2 + half * WINDOW + i] for i in range(WINDOW)) / WINDOW for half in (newest, 1 - newest)]
+    now, then = sum(newest) / len(newest), sum(before) / len(before)
     low, high = sorted((schedule.start, schedule.stop))
     inward = math.copysign(DELTA, schedule.stop - schedule.start)
-    moved = inward if mean[0] < mean[1] else -inward if mean[0] > mean[1] else 0.0
+    moved = inward if now < then else -inward if now > then else 0.0
     state[0] = min(high, max(low, state[0] + moved))

@@ -7,7 +7,7 @@ times as strong (docs/methods/superinfo.md has the conversion).
 from dataclasses import dataclass
 from typing import Literal
 
-from .schedules import Schedule
+from .schedules import ADAPTIVE, Schedule
 
 
 def _weights(*weights: float) -> None:
@@ -50,7 +50,7 @@ class Superfluous:
             raise ValueError(f"estimator is conditional-kl, variational or ceb, got {self.estimator!r}")
         if self.estimator != "variational" and self.decode_first + self.decode_second > 0:
             raise ValueError(f"only the variational estimator decodes, not {self.estimator}")
-        if self.warmup.kind == "adaptive" or not min(self.warmup.start, self.warmup.stop) >= 0:
+        if self.warmup.kind in ADAPTIVE or not min(self.warmup.start, self.warmup.stop) >= 0:
             raise ValueError("a warm-up follows the clock, between factors of 0 or more")
 
 

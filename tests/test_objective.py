@@ -806,6 +806,11 @@ def test_the_adaptive_edge_is_part_of_the_memory():
         memories.hear_(method, memory, 5 - 0.01 * step, Moment(step - 1, 1000, 2))
     assert memories.outer_edge(method, memory, NOW) == pytest.approx(0.97)
     memories.hear_(SMALL["ring"], memory_of(SMALL["ring"]), 1.0, Moment(9, 1000, 2))  # others do not listen
+    released = replace(method, region=Ring(0.01, 0.1, anneal=Anneal("adaptive-release")))
+    memory = memory_of(released)
+    for step in range(4):  # the first reading has none before it
+        memories.hear_(released, memory, 5 - 0.01 * step, Moment(step, 1000, 2))
+    assert memories.outer_edge(released, memory, NOW) == pytest.approx(0.97)
 
 
 # Clusters

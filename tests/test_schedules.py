@@ -70,6 +70,17 @@ def test_the_adaptive_edge_comes_in_while_the_loss_falls_and_goes_back_while_it_
     assert state[0] == pytest.approx(0.1)
 
 
+def test_the_release_s_adaptive_edge_moves_at_each_reading_as_its_code_does():
+    # src/utils/policy.py of mhw32/contrastive-ring-public, AdaptiveThresholdPolicy, run on these losses: .01 inwards below
+    # the mean of the last ten, .01 outwards above it, between .1 and 1
+    released = {0: 1.0, 1: 1.0, 2: 0.99, 5: 0.96, 10: 0.91, 25: 0.94, 60: 0.91, 150: 0.87, 399: 0.74}
+    schedule, state = Schedule("adaptive-release", start=1.0, stop=0.1), [1.0, *[0.0] * (REMEMBERED - 1)]
+    for reading in range(400):
+        adapt_(state, 9 - 0.01 * reading + math.sin(1.7 * reading) * 0.5 + math.cos(0.31 * reading), schedule)
+        if reading in released:
+            assert state[0] == pytest.approx(released[reading])
+
+
 @pytest.mark.parametrize("over", [0, -1, math.nan])
 def test_a_schedule_without_length_is_refused(over):
     with pytest.raises(ValueError, match="more than 0 epochs"):
@@ -77,7 +88,7 @@ def test_a_schedule_without_length_is_refused(over):
 
 
 def test_an_unknown_kind_or_unit_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="constant, linear, step, exponential or adaptive"):
+    with pytest.raises(ValueError, match="constant, linear, step, exponential, adaptive or adaptive-release"):
         Schedule("cosine")
     with pytest.raises(ValueError, match="epochs or steps"):
         Schedule("linear", unit="days")
