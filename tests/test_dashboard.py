@@ -17,7 +17,7 @@ from viewmill.console import duration, opening, say
 from viewmill.journal import dashboard as screens
 from viewmill.journal.clock import Clock
 from viewmill.journal.dashboard import History, dashboard
-from viewmill.journal.panel import Progressed, bound_line, frame, plain_line, sparkline
+from viewmill.journal.panel import Passed, Progressed, bound_line, frame, plain_line, sparkline
 from viewmill.journal.region import Region
 
 NOW = Progressed(
@@ -132,6 +132,30 @@ def test_a_log_file_gets_a_line_every_ten_seconds_and_the_last_one_without_escap
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in lines] == ["1/1000", "11/1000", "21/1000", "31/1000", "35/1000"]
     assert not any("\x1b" in line for line in lines)
+
+
+def test_slow_steps_are_told_of_between_two_readings_but_not_before_the_first(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(screens.time, "monotonic", lambda: now[0])
+    with dashboard("run", visible=True) as screen:
+        for step in range(1, 9):
+            screen.passed(Passed(step, 0.1 * step, 0.0512, 3600.0 - step))
+            if step == 2:
+                screen.show(NOW._replace(step=2))
+            now[0] += 6.0
+        screen.show(NOW._replace(step=9))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["2/1000", "4/1000", "6/1000", "8/1000", "9/1000"]
+    assert lines[1] == "step 4/1000  epoch 0.40  0.0512 images/s  left 59:56"
+
+
+def test_a_panel_follows_each_step_and_keeps_what_only_readings_tell():
+    later = screens._further(NOW, Passed(507, 2.05, 11.0, 93.0), passed_s=2.5)
+    assert later == NOW._replace(step=507, epoch=2.05, images_per_s=11.0, left_s=93.0, saved_age_s=6.5)
+    assert screens._further(BARE, Passed(507, 2.05, 11.0, 93.0), passed_s=2.5).saved_age_s is None
+    seen = "\n".join(drawn(later))
+    assert "step 507 of 1,000" in seen
+    assert "3.1234" in seen
 
 
 def test_the_last_step_is_told_once(capsys):
@@ -357,6 +381,18 @@ def test_a_clock_reads_what_it_is_given_and_divides_by_nothing():
     assert now.images_per_s > 0
     assert now.left_s > 0
     assert 0 <= now.wait <= 1
+
+
+def test_a_clock_tells_of_a_step_without_beginning_a_new_reading():
+    clock = Clock(8, 5, 100, first=10)
+    time.sleep(0.02)
+    passed = clock.passed(12)
+    assert passed.step == 12
+    assert passed.epoch == 2.4
+    assert 0 < passed.images_per_s <= 16 / 0.02
+    assert passed.left_s >= 0.01 * 88
+    assert clock.read(14, {}, 0.1).images_per_s <= 32 / 0.02  # of all four steps
+    assert clock.passed(10).left_s >= 0
 
 
 def test_a_clock_tells_waiting_from_working():

@@ -107,7 +107,7 @@ def test_the_plan_of_a_run_is_told_before_its_first_step_in_ten_lines(beton, tmp
     assert done.code == 0, done.said()
     told = done.said().splitlines()
     first = next(at for at, line in enumerate(told) if line.startswith("viewmill train ring"))
-    names = [line.split("  ")[1] for line in told[first + 1 :] if line.startswith("  ") and line[2] != " "][:10]
+    names = [line.split("  ")[1] for line in told[first + 1 :] if line.startswith("  ") and line[2] != " "][:11]
     assert names == [
         "data",
         "views",
@@ -118,6 +118,7 @@ def test_the_plan_of_a_run_is_told_before_its_first_step_in_ten_lines(beton, tmp
         "batch",
         "runs on",
         "steps",
+        "time",
         "results",
     ]
     for words in (
@@ -127,6 +128,7 @@ def test_the_plan_of_a_run_is_told_before_its_first_step_in_ten_lines(beton, tmp
         "moving average 0.9",
         "2 batches an update",
         "0 to 4, 4 an",
+        "images/s on this processor",
     ):
         assert words in done.said(), words
 
