@@ -132,7 +132,7 @@ def inspect(config: Inspect) -> int:
     path = config.file
     with refusing():
         check_output(config.grid, overwrite=config.overwrite, endings=(".png", ".jpg", ".jpeg"))
-        beton = _of_a_file(path)
+        beton = open_beton(path)
         facts = examine.summary(beton)
         checks = {"structure": "sound"}
         if config.verify:
@@ -175,12 +175,6 @@ def _sidecars_of(beton: Beton) -> dict[str, str]:
     for name in ("quarantine", "remarks"):
         check_sidecar(beton, name)
     return {"sidecars": "as in the manifest" if manifest["format"] >= BOUND else "as many lines as rows"}
-
-
-def _of_a_file(path: Path) -> Beton:
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: viewmill convert {path} {path.name or 'images'}.beton makes one to inspect")
-    return open_beton(path)
 
 
 def _verified(path: Path) -> str:

@@ -106,6 +106,8 @@ class Beton:
 
 def open_beton(path: Path) -> Beton:
     """Read and check the structure of `path` in one pass, O(rows); raises InvalidBeton with the reason and the remedy."""
+    if path.is_dir():
+        raise InvalidBeton(f"{path} is a folder: viewmill convert {path} {path.name or 'images'}.beton makes a .beton of it")
     try:
         with open_to_read(path) as file:
             length = os.fstat(file.fileno()).st_size
