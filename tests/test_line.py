@@ -36,8 +36,8 @@ def test_positional_words_may_stand_anywhere(given, ordered):
 
 
 def test_a_command_that_there_is_not_is_refused_with_the_nearest():
-    with pytest.raises(Refused, match="no command is called 'trian': did you mean train"):
-        in_order(["trian", "simclr"], COMMANDS)
+    with pytest.raises(Refused, match="no command is called 'trein': did you mean train"):
+        in_order(["trein", "simclr"], COMMANDS)
     with pytest.raises(Refused, match="there are bench, convert"):
         in_order(["xyzzy"], COMMANDS)
 
