@@ -1,7 +1,6 @@
-"""The commands that make data sets and look at them: convert, inspect, subset, split."""
+"""The commands that look at data sets and take parts of them: inspect, subset, split; and how any command opens one."""
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .commands import Convert, Inspect, Split, Subset
-from .console import bars, counting, duration, say, table
+from .commands import Inspect, Split, Subset
+from .console import bars, counting, say, table
 from .errors import Refused
 from .files.opening import check_output
 from .pipeline import examine, select
 from .pipeline.beton import Beton, open_beton
-from .pipeline.convert import convert as convert_sources
-from .pipeline.convert import remarks_on
-from .pipeline.encoding import Encoding
-from .pipeline.estimate import Estimate
 from .pipeline.manifest import (
     BOUND,
     check_sidecar,
@@ -31,7 +26,7 @@ from .pipeline.manifest import (
     read_table,
     verify_sha256,
 )
-from .pipeline.sources.opened import Ambiguous, Reading, is_source
+from .pipeline.sources.opened import Ambiguous, is_source
 from .pipeline.threads import usable_cores
 
 GRID_COLUMNS, GRID_ROWS, GRID_SIDE = 12, 6, 96
@@ -67,63 +62,8 @@ def told_apart(beton: Beton) -> dict[str, Any]:
     return {"data_fingerprint": beton.fingerprint, "rows": len(beton), "stored_bytes": beton.sampled(), **known}
 
 
-def convert(config: Convert) -> int:
-    """Convert, and print what became of the images."""
-    if len(config.paths) < 2:
-        raise Refused("name what to convert and the .beton to write: viewmill convert PHOTOS photos.beton")
-    *sources, target = config.paths
-    if target.suffix != ".beton":
-        raise Refused(f"the last path is the file to write and must end in .beton, got {target}")
-    with refusing(), counting("converting") as progress:
-        done = convert_sources(
-            sources,
-            target,
-            encoding=_encoding(config),
-            reading=Reading(**{field: getattr(config, field) for field in Reading._fields}),
-            overwrite=config.overwrite,
-            workers=usable_cores() if config.workers is None else config.workers,
-            max_bad=config.max_bad,
-            announce=_announce,
-            progress=progress,
-        )
-    rows = [
-        ("images", f"{done.rows:,}"),
-        ("classes", f"{done.labels:,}"),
-        *([("without a label", f"{done.unlabelled:,}")] if done.labels and done.unlabelled else []),
-        ("size", _size(done.size_bytes)),
-        ("time", f"{done.seconds:.1f} s, {done.rows / done.seconds:,.0f} images/s"),
-        ("quarantined", f"{done.rejected:,}"),
-        ("remarks", f"{sum(counted.files for counted in done.remarks.values()):,}"),
-    ]
-    table(str(done.target), ("", ""), rows)
-    for line in remarks_on(done):
-        say(line)
-    return 0
-
-
-def _encoding(config: Convert) -> Encoding:
-    if config.grey_range is not None and not -math.inf < config.grey_range[0] < config.grey_range[1] < math.inf:
-        low, high = config.grey_range
-        raise Refused(f"--grey-range takes what is black and what is white, the smaller first, got {low:g} {high:g}")
-    return Encoding(
-        config.mode,
-        config.quality,
-        config.side,
-        config.max_resolution,
-        config.smart_bytes,
-        config.max_pixels,
-        config.grey_range,
-        config.colours,
-    )
-
-
-def _announce(estimate: Estimate) -> None:
-    classes = f" in {estimate.classes} class{'es' if estimate.classes > 1 else ''}" if estimate.classes else ""
-    cost = f"about {_size(estimate.size_bytes)} and {duration(estimate.seconds)}"
-    say(f"{estimate.images:,} images{classes} -> {estimate.target}: {cost}")
-
-
-def _size(count: int) -> str:
+def size_of(count: int) -> str:
+    """Bytes, to be read."""
     return f"{count / 2**20:,.1f} MiB"
 
 
@@ -191,7 +131,7 @@ def _show(path: Path, facts: dict, checks: dict[str, str]) -> None:
     rows = [
         ("rows", f"{facts['rows']:,} ({facts['labelled_rows']:,} with a label)"),
         ("stored as", f"{facts['jpeg_rows']:,} JPEG, {facts['raw_rows']:,} raw"),
-        ("size", f"{_size(facts['file_bytes'])}, pages of {_size(facts['page_bytes'])}"),
+        ("size", f"{size_of(facts['file_bytes'])}, pages of {size_of(facts['page_bytes'])}"),
         ("median image", f"{facts['width_median']}x{facts['height_median']} px, {facts['image_bytes_median']:,} bytes"),
         ("source", ", ".join(manifest.get("sources", [])) or "no manifest"),
         ("columns", ", ".join(manifest.get("columns", [])) or "none"),

@@ -65,7 +65,8 @@ from .answers import doctor, methods
 from .commands import Bench, Demo, Train
 from .commands.line import by_name, in_order
 from .console import say, settle_streams, unboxed
-from .datasets import convert, inspect, open_images, refusing, split, subset, told_apart
+from .converting import convert
+from .datasets import inspect, open_images, refusing, split, subset, told_apart
 from .ending import REASONS, Start, at_its_end, left_out, shared, standing, starting
 from .errors import Failed, Refused, Unsound
 from .files.typed import check_settings

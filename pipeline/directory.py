@@ -20,7 +20,7 @@ class Entry(NamedTuple):
     """In the file."""
     tag: int
     kind: int
-    count: int
+    number: int
     value: bytes
 
 
@@ -41,19 +41,18 @@ def directory(data: bytes) -> Directory:
     if data[:2] not in (b"II", b"MM"):
         return Directory([], order, whole=False)
 
-    def number(at: int, size: int) -> int:
+    def read(at: int, size: int) -> int:
         return int.from_bytes(data[at : at + size], order)
 
-    big = number(2, 2) == 43  # BigTIFF: nearly everything is twice as wide
-    start, width, counted, step = (number(8, 8), 8, 8, 20) if big else (number(4, 4), 4, 2, 12)
+    big = read(2, 2) == 43  # BigTIFF: nearly everything is twice as wide
+    start, width, counted, step = (read(8, 8), 8, 8, 20) if big else (read(4, 4), 4, 2, 12)
     first = start + counted
-    count = number(start, counted)
+    count = read(start, counted)
     there = min(count, max(0, len(data) - first) // step)
     places = range(first, first + step * there, step)
     value = 4 + width
     entries = [
-        Entry(at + skipped, number(at, 2), number(at + 2, 2), number(at + 4, width), data[at + value : at + step])
-        for at in places
+        Entry(at + skipped, read(at, 2), read(at + 2, 2), read(at + 4, width), data[at + value : at + step]) for at in places
     ]
     return Directory(entries, order, whole=first <= len(data) and there == count)
 
@@ -63,7 +62,7 @@ def bare(data: bytes) -> bytes:
     mended = bytearray(data)
     found = directory(data)
     for entry in found.entries:
-        size = entry.count * WIDTHS.get(entry.kind, 1)
+        size = entry.number * WIDTHS.get(entry.kind, 1)
         place = int.from_bytes(entry.value, found.order)
         if size > len(entry.value) and entry.tag not in MAKE_PIXELS and place + size > len(data):
             mended[entry.place + 2 : entry.place + 4] = NO_KIND  # every reader passes over a value of no known type

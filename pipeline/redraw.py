@@ -101,7 +101,7 @@ def _convert(data: bytes, whole: bytes, stamp: Stamp | None, encoding: Encoding,
             return as_it_is(data, stamp if data is whole else None, *image.size)
         rgb = _to_rgb(in_srgb or image, whole, encoding, notes)
     upright = rgb if orientation == 1 else rgb.transpose(TURNS[orientation])
-    return _store(upright, encoding, size[::-1] if orientation > 4 else size)
+    return _store(upright, encoding, (size[1], size[0]) if orientation > 4 else size)
 
 
 def _draft(image: Image.Image, size: tuple[int, int], encoding: Encoding) -> bool:
@@ -121,7 +121,7 @@ def _check_tiff(image: Image.Image, data: bytes) -> None:
     if not found.whole or not found.entries:
         raise ValueError("truncated: the list of its tags breaks off")
     tags = getattr(image, "tag_v2", {})
-    for tag in (entry.tag for entry in found.entries if entry.count and entry.tag in directory.MAKE_PIXELS):
+    for tag in (entry.tag for entry in found.entries if entry.number and entry.tag in directory.MAKE_PIXELS):
         if tag not in tags:
             raise ValueError(f"damaged: tag {tag} cannot be read, on which its pixels depend")
     if tags.get(254, 0) == 1:
@@ -154,7 +154,7 @@ def _to_rgb(image: Image.Image, data: bytes, encoding: Encoding, notes: Notes) -
     if image.mode == "P":
         image = image.convert("RGBA")  # on the straight way to RGB Pillow warns of a palette with alpha
     rgb = image.convert("RGB")
-    if _is_deep_colour(image, data) and 0 < max(high for _, high in rgb.getextrema()) < DARK_COLOURS:
+    if _is_deep_colour(image, data) and 0 < np.asarray(rgb).max() < DARK_COLOURS:
         notes(COLOURS_DARK)
     return rgb
 

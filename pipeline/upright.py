@@ -31,7 +31,7 @@ def orientation_in(exif: bytes) -> int | None:
     """The orientation in `exif`, 1 to 8; None where it is not in the first directory, or stands there as something else."""
     entries, order, _ = directory(exif)
     for entry in entries:
-        if entry.tag == ORIENTATION and entry.count and (size := NUMBERS.get(entry.kind)):
+        if entry.tag == ORIENTATION and entry.number and (size := NUMBERS.get(entry.kind)):
             value = int.from_bytes(entry.value[:size], order)
             return value if 1 <= value <= 8 else None
     return None

@@ -1,0 +1,61 @@
+"""`convert`: images -> one .beton, and what a person is told of it."""
+
+import math
+
+from .commands import Convert
+from .console import counting, duration, say, table
+from .datasets import refusing, size_of
+from .errors import Refused
+from .pipeline.convert import convert as convert_sources
+from .pipeline.convert import remarks_on
+from .pipeline.encoding import Encoding
+from .pipeline.estimate import Estimate
+from .pipeline.sources.opened import Reading
+from .pipeline.threads import usable_cores
+
+
+def convert(config: Convert) -> int:
+    """Convert, and print what became of the images."""
+    if len(config.paths) < 2:
+        raise Refused("name what to convert and the .beton to write: viewmill convert PHOTOS photos.beton")
+    *sources, target = config.paths
+    if target.suffix != ".beton":
+        raise Refused(f"the last path is the file to write and must end in .beton, got {target}")
+    with refusing(), counting("converting") as progress:
+        done = convert_sources(
+            sources,
+            target,
+            encoding=_encoding(config),
+            reading=Reading(**{field: getattr(config, field) for field in Reading._fields}),
+            overwrite=config.overwrite,
+            workers=usable_cores() if config.workers is None else config.workers,
+            max_bad=config.max_bad,
+            announce=_announce,
+            progress=progress,
+        )
+    rows = [
+        ("images", f"{done.rows:,}"),
+        ("classes", f"{done.labels:,}"),
+        *([("without a label", f"{done.unlabelled:,}")] if done.labels and done.unlabelled else []),
+        ("size", size_of(done.size_bytes)),
+        ("time", f"{done.seconds:.1f} s, {done.rows / done.seconds:,.0f} images/s"),
+        ("quarantined", f"{done.rejected:,}"),
+        ("remarks", f"{sum(counted.files for counted in done.remarks.values()):,}"),
+    ]
+    table(str(done.target), ("", ""), rows)
+    for line in remarks_on(done):
+        say(line)
+    return 0
+
+
+def _encoding(config: Convert) -> Encoding:
+    if config.grey_range is not None and not -math.inf < config.grey_range[0] < config.grey_range[1] < math.inf:
+        low, high = config.grey_range
+        raise Refused(f"--grey-range takes what is black and what is white, the smaller first, got {low:g} {high:g}")
+    return Encoding(**{field: getattr(config, field) for field in Encoding._fields})
+
+
+def _announce(estimate: Estimate) -> None:
+    classes = f" in {estimate.classes} class{'es' if estimate.classes > 1 else ''}" if estimate.classes else ""
+    cost = f"about {size_of(estimate.size_bytes)} and {duration(estimate.seconds)}"
+    say(f"{estimate.images:,} images{classes} -> {estimate.target}: {cost}")
