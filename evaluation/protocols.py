@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from . import knn, linear, lowshot, ridge
-from .features import Pair
+from .features import Features, Pair
 from .scores import Interval, Score, score
-from .tasks import Task
+from .tasks import NOBODY, Task
 
 SHARES = (0.01, 0.1)
 """Of the training images, for low-shot: what the field calls 1 % and 10 %."""
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
 
 def measure(pair: Pair, task: Task, options: Options, *, copies: Sequence[Tensor] = ()) -> list[Told]:
     """The scores of every protocol that `options` name."""
-    known, asked = pair
+    (known, asked), copies = _labelled(pair, task, copies)
     given = Asked(
         known.feature_NF,
         task.train_label_N[known.row_N],
@@ -72,6 +72,20 @@ def measure(pair: Pair, task: Task, options: Options, *, copies: Sequence[Tensor
         copies,
     )
     return [told for name in options.protocols for told in PROTOCOLS[name](given, options)]
+
+
+def _labelled(pair: Pair, task: Task, copies: Sequence[Tensor]) -> tuple[Pair, Sequence[Tensor]]:
+    """The rows that the task does not leave out, of both sides."""
+    sides = [
+        (side, label_N[side.row_N] != NOBODY)
+        for side, label_N in zip(pair, (task.train_label_N, task.test_label_N), strict=True)
+    ]
+    if all(bool(there_N.all()) for _, there_N in sides):
+        return pair, copies
+    known, asked = (Features(*(part[there_N.to(part.device)] for part in side)) for side, there_N in sides)
+    if not len(known.row_N) or not len(asked.row_N):
+        raise ValueError(f"{task.name}: no image that could be decoded has a value")
+    return Pair(known, asked), [copy[sides[0][1].to(copy.device)] for copy in copies]
 
 
 def _knn(given: Asked, options: Options) -> Iterator[Told]:

@@ -4,7 +4,6 @@ Shape suffix: N = rows of a file.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -12,19 +11,21 @@ from torch import Tensor
 
 from ..pipeline.beton import Beton
 from ..pipeline.manifest import read_columns, read_manifest
+from .columns import NOBODY as NOBODY
+from .columns import labels_of
 
-BANDS = 4
-"""Numbers are told apart by the quarter of the training images that they fall in."""
 NAMED = 5  # classes that an error names
 
 
 class Task(NamedTuple):
-    """One label (int64, 0 to C - 1) per row of each file, and the C classes by name."""
+    """One label (int64, 0 to C - 1; NOBODY for a row that is left out) per row of each file, and the C classes by name."""
 
     name: str
     train_label_N: Tensor
     test_label_N: Tensor
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What a person should know of it, a line each."""
 
 
 def class_task(train: Beton, test: Beton, *, name: str = "class") -> Task:
@@ -63,9 +64,9 @@ def _named(beton: Beton) -> tuple[str, ...]:
 
 
 def column_task(column: str, train: Beton, test: Beton) -> Task:
-    """A column of the files' tables; numbers are cut into BANDS at the training quantiles.
+    """A column of the files' tables; numbers are cut into quarters at the training quantiles.
 
-    Raises ValueError where a file has no such column.
+    Raises ValueError where a file has no such column, and where there is nothing to tell in it.
     """
     texts = []
     for beton in (train, test):
@@ -78,16 +79,5 @@ def column_task(column: str, train: Beton, test: Beton) -> Task:
 
 
 def task_of(name: str, train: Sequence[str], test: Sequence[str]) -> Task:
-    """The task of telling one text per row; see column_task."""
-    try:
-        numbers = [torch.tensor([float(text) for text in column]) for column in (train, test)]
-    except ValueError:
-        words = sorted(set(train) | set(test))
-        places = {word: place for place, word in enumerate(words)}
-        labels = [torch.tensor([places[text] for text in column]) for column in (train, test)]
-        return Task(name, labels[0], labels[1], tuple(words))
-    edges = torch.quantile(numbers[0], torch.arange(1, BANDS) / BANDS)
-    bands = [torch.bucketize(number, edges) for number in numbers]
-    cuts = [f"{edge:.3g}" for edge in edges.tolist()]
-    between = [f"{low} to {high}" for low, high in pairwise(cuts)]
-    return Task(name, bands[0], bands[1], (f"to {cuts[0]}", *between, f"from {cuts[-1]}"))
+    """The task of telling one text per row; see column_task. Raises ValueError where there is nothing to tell."""
+    return Task(name, *labels_of(name, train, test))

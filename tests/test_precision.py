@@ -286,10 +286,10 @@ def test_a_difficult_object_counts_neither_for_nor_against_and_a_second_detectio
     assert missed.ap50 == 0.5
 
 
-def test_an_overlap_of_exactly_the_threshold_is_no_match_in_voc():
+def test_an_overlap_of_exactly_the_threshold_is_a_match_in_voc_as_the_kit_has_it():
     truth = small_set([(0, 0, 10, 10, 1, 0)])
-    assert voc_precision(truth, [detections(1, (0, 0, 10, 5, 0.9, 1))], eleven=False).ap50 == 0
-    assert voc_precision(truth, [detections(1, (0, 0, 10, 5.01, 0.9, 1))], eleven=False).ap50 == 1
+    assert voc_precision(truth, [detections(1, (0, 0, 10, 4.99, 0.9, 1))], eleven=False).ap50 == 0
+    assert voc_precision(truth, [detections(1, (0, 0, 10, 5, 0.9, 1))], eleven=False).ap50 == 1  # ovmax >= MINOVERLAP
     assert voc_precision(truth, [], eleven=True).ap50 == 0
 
 

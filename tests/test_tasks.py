@@ -6,7 +6,9 @@ import pytest
 import torch
 from faults import figures
 
-from viewmill.evaluation.tasks import class_task, column_task, task_of
+from viewmill.evaluation.features import Features, Pair
+from viewmill.evaluation.protocols import Options, measure
+from viewmill.evaluation.tasks import NOBODY, class_task, column_task, task_of
 from viewmill.pipeline.beton import RAW, Sample, open_beton
 from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.manifest import sidecars
@@ -40,6 +42,68 @@ def test_one_word_among_numbers_makes_them_all_words():
     task = task_of("size", ["1", "2"], ["1", "large"])
     assert (task.train_label_N.tolist(), task.test_label_N.tolist()) == ([0, 1], [0, 2])
     assert task.classes == ("1", "2", "large")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        (["B"] * 4, ["B"] * 2, "column 'x' has the value 'B' alone on the training images: there is nothing to tell apart"),
+        (["5"] * 4, ["5", "6"], "has the value '5' alone on the training images"),
+        (["5", "5.0", "", "nan"], ["5", "6"], "has the value '5' alone"),
+        (["", "nan", " ", "NaN"], ["5", "6"], "no value at all on the training images"),
+        (["a", "b"], ["", "nan"], "no value on any test image"),
+        (["a", "b"], ["C", "D", "C"], r"has 2 values on the test images \(C, D\) and none of them on a training image"),
+        (["1", "2"], ["3", "4"], r"2 values on the test images \(3, 4\) and none of them on a training image, which have 1, 2"),
+        ([*map(str, range(9)), *["9"] * 40], ["3"], "over three quarters of the training images have one number, 9"),
+        (["inf", "-inf", "1", "1"], ["1"], "has the value '1' alone"),
+    ],
+)
+def test_a_column_without_anything_to_tell_is_refused(train, test, words):
+    with pytest.raises(ValueError, match=words):
+        task_of("x", train, test)
+
+
+def test_rows_that_say_nothing_are_left_out_and_counted():
+    task = task_of("age", ["0", "1", "nan", "", " NA ", "1"], ["1", "inf", "0"])
+    assert task.train_label_N.tolist() == [0, 1, NOBODY, NOBODY, NOBODY, 1]
+    assert task.test_label_N.tolist() == [1, NOBODY, 0]
+    assert task.classes == ("0", "1")
+    assert task.notes == (
+        "column 'age' says nothing for 3 of 6 training images: these are left out",
+        "column 'age' says nothing for 1 of 3 test images: these are left out",
+    )
+    assert task_of("site", ["A", "", "B"], ["NA", "A", "none"]).classes == ("A", "B", "NA", "none")  # words may say so
+
+
+def test_values_that_no_training_image_has_are_counted():
+    task = task_of("site", ["A", "B", "A"], ["C", "A", "C", "D"])
+    assert task.notes == (
+        "column 'site': 3 of 4 test images have values that no training image has (C 2 times, D) and count as told wrong",
+    )
+    assert task_of("n", ["1", "2", "1"], ["2", "7"]).test_label_N.tolist() == [1, 2]
+
+
+def test_words_among_numbers_are_said():
+    task = task_of("size", ["1", "2", "3", "large"], ["1", "2", "large", "3"])
+    assert len(task.classes) == 4
+    assert "2 words among 6 numbers (large 2 times), so each value is a class" in task.notes[0]
+    assert task_of("code", ["a", "b", "7"], ["a", "b", "b"]).notes == ()
+
+
+def test_quarters_that_are_equal_are_one():
+    task = task_of("n", ["0"] * 60 + [str(i) for i in range(1, 41)], ["0", "40", "7"])
+    assert task.classes[0] == "to 0"
+    assert task.test_label_N.tolist() == [0, len(task.classes) - 1, 1]
+    assert task.train_label_N.bincount(minlength=len(task.classes)).min() > 0
+
+
+def test_protocols_never_see_a_row_that_is_left_out():
+    feature_NF = torch.eye(2)[[0, 1, 0, 1, 0, 1]] + 0.01
+    feature_NF[4:] = torch.nan
+    side = Features(feature_NF, torch.zeros(6), torch.arange(6))
+    task = task_of("n", ["0", "1", "0", "1", "nan", ""], ["0", "1", "1", "0", "", "nan"])
+    (told,) = measure(Pair(side, side), task, Options(("knn",), k=(1,)))
+    assert (told.score.images, told.score.top1.value) == (4, 0.5)
 
 
 def test_a_column_is_read_from_the_tables_of_both_files(tmp_path):

@@ -28,7 +28,7 @@ class VocPrecision(NamedTuple):
 def voc_precision(truth: SceneSet, found: Sequence[Found], *, eleven: bool) -> VocPrecision:
     """Average precision of boxes by the rules of VOC: `eleven` points of the curve (2007), or the area under it (from 2010).
 
-    A detection belongs to the object of its class that it overlaps most, and counts where it overlaps that by more than
+    A detection belongs to the object of its class that it overlaps most, and counts where it overlaps that by at least
     the threshold and is the surest that does. Difficult objects count neither for nor against. A box that VOC says by its
     first and last pixel is here as long as its pixels, so overlaps are the kit's.
     Source: the development kits' VOCevaldet.m.
@@ -72,9 +72,9 @@ def _judged(nearest: Sequence[tuple[int, int, float]], objects: dict, threshold:
     """bool [D] right, and wrong; a detection of a difficult object is neither."""
     right_D, wrong_D, taken = np.zeros(len(nearest), bool), np.zeros(len(nearest), bool), set()
     for d, (image_id, n, overlap) in enumerate(nearest):
-        if overlap > threshold and objects[image_id][1][n]:
+        if overlap >= threshold and objects[image_id][1][n]:
             continue
-        right_D[d] = overlap > threshold and (image_id, n) not in taken
+        right_D[d] = overlap >= threshold and (image_id, n) not in taken
         wrong_D[d] = not right_D[d]
         if right_D[d]:
             taken.add((image_id, n))
