@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from .commands import Train
 from .console import duration, opening
-from .limits import peak_rate
-from .settings import summary
+from .limits import QUEUE, peak_rate
+from .objectives.methods import METHODS
+from .objectives.parts import Queue
+from .settings import summary, values
 
 if TYPE_CHECKING:
     from .telling import Job
@@ -39,6 +41,7 @@ def plan(job: Job, given: str) -> None:
             f"{job.loader.placement}",
         ),
         ("method", f"{config.method} ({source}): positive {positive}; negatives {negatives}; memory {memory}; {loss}"),
+        *settings_rows(job),
         ("encoder", f"{config.encoder}, {count / 1e6:.1f} M parameters with heads, batch norm {config.batch_norm}"),
         ("begins with", given or f"random weights of seed {config.seed}"),
         ("optimiser", ", ".join([f"{config.optimiser}, rate {peak_rate(config, job.method):g} {config.schedule}", *extras])),
@@ -73,3 +76,30 @@ def _estimate(job: Job) -> str:
 def free_text(config: Train) -> str:
     """How much room there is where the results go."""
     return f"{shutil.disk_usage(config.out).free / 1e9:,.0f} GB free"
+
+
+def settings_rows(job: Job) -> list[tuple[str, str]]:
+    """What of the method is not as its row of the table has it, and a queue that does not fit the data."""
+    preset, own = dict(values(METHODS[job.config.method])), dict(values(job.method))
+    unlike = [name for name in dict.fromkeys((*own, *preset)) if own.get(name) != preset.get(name)]
+    told = [f"{name} {_said(own.get(name))} (preset {_said(preset.get(name))})" for name in unlike]
+    rows = [("settings", "; ".join(told))] if told else []
+    if not isinstance(job.method.memory, Queue):
+        return rows
+    size, images = job.method.memory.size, len(job.beton)
+    set_by_hand = any(assignment.startswith(QUEUE) for assignment in job.config.set)
+    if size == images and not set_by_hand:
+        rows.append(("queue", f"{size:,} keys, as many as there are images; --set {QUEUE}N for another number"))
+    elif size > images:
+        rows.append(
+            (
+                "queue",
+                f"{size:,} keys of {images:,} images, {size / images:.3g} of each: all are in the loss, the bound counts "
+                f"images; --set {QUEUE}{images} has one of each",
+            )
+        )
+    return rows
+
+
+def _said(value: object) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

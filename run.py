@@ -80,7 +80,7 @@ from .objectives.schedules import Moment
 from .pipeline.sources.opened import is_source
 from .planned import plan
 from .settings import values
-from .telling import Job, Report, Taken, observed, reporting
+from .telling import Job, Report, Taken, doubted, observed, reporting
 from .views import colours_of, open_loader
 
 if TYPE_CHECKING:
@@ -298,10 +298,11 @@ def loop(job: Job, asked: Callable[[], int], start: Start) -> dict[str, Any]:
             raise Failed(f"the checkpoint of step {step} could not be written: {'; '.join(lost)}; start again to continue")
         seconds = time.perf_counter() - clock.started
         unreadable = sorted(set().union(*gather_object([job.loader.unreadable])))
-        report.event("end", step=step, code=code, seconds=round(seconds, 3), unreadable=unreadable)
+        doubts = report.doubts(step=step)
+        report.event("end", step=step, code=code, seconds=round(seconds, 3), unreadable=unreadable, alarms=doubts)
     if accelerator.is_main_process:
         report.summarise(clock, writer.saved, unreadable, code, step=step, seconds=seconds)
-    return {"code": code, "step": step, "reason": REASONS[code]}
+    return {"code": code, "step": step, "reason": REASONS[code] + doubted(doubts)}
 
 
 def heed(told: list[float] | None, report: Report, job: Job, *, step: int, rate: float) -> int:
@@ -349,10 +350,11 @@ def bench(config: Bench) -> int:
 
 def report(config: commands.Report) -> int:
     """Make a page about runs; a configuration does not say which recipe is its method's own."""
+    from .objectives.alarms import judged
     from .objectives.methods import METHODS
     from .report.command import report as make
 
-    return make(config, recipes={name: method.recipe for name, method in METHODS.items()})
+    return make(config, recipes={name: method.recipe for name, method in METHODS.items()}, judge=judged)
 
 
 def elsewhere(room: str, name: str) -> Callable[[Any], int]:

@@ -1,8 +1,8 @@
-"""What a run tells: its plan, a record of each reading, what looks wrong, how it ended; on the main process alone."""
+"""What a run tells: a record of each reading, what looks wrong, how it ended; on the main process alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,7 @@ from .journal.dashboard import Progressed, Screen, bound_line, dashboard
 from .journal.log import Log
 from .limits import peak_rate
 from .models.rates import rate_at
-from .objectives.alarms import alarms
+from .objectives.alarms import Watch, Watched, tells_nothing
 from .objectives.method import Method
 from .objectives.schedules import Moment
 
@@ -80,7 +80,7 @@ class Report:
 
     def __init__(self, job: Job, log: Log | None, screen: Screen, tracker: Any) -> None:
         self._job, self._log, self._screen, self._tracker = job, log, screen, tracker
-        self._told = set[str]()
+        self._told, self._watch = set[str](), Watch(Watched.of(job.settings))
         self.last: Progressed | None = None
 
     def event(self, name: str, **facts: Any) -> None:
@@ -102,8 +102,10 @@ class Report:
         self._screen.show(now)
         if self._tracker is not None:
             self._tracker.scalars({"learning_rate": rate, "images_per_s": now.images_per_s, "wait": now.wait} | values, step)
-        most_rank = min(self._job.config.batch, self._job.config.embedding)
-        for kind, text in alarms(values, step=step, most_rank=most_rank).items():
+        self._alarm(self._watch.heard(values, step=step), step)
+
+    def _alarm(self, found: Mapping[str, str], step: int) -> None:
+        for kind, text in found.items():
             if kind not in self._told:
                 self._told.add(kind)
                 self.event("alarm", step=step, kind=kind, text=text)
@@ -112,6 +114,12 @@ class Report:
     def passed(self, clock: Clock, *, step: int) -> None:
         """Show that a step was taken, between two readings."""
         self._screen.passed(clock.passed(step))
+
+    def doubts(self, *, step: int) -> list[str]:
+        """Which kinds of alarm hold in the last readings; what has not been said of them is said."""
+        found = self._watch.standing()
+        self._alarm(found, step)
+        return list(found)
 
     def faults(self, texts: Sequence[str], *, step: int) -> None:
         """Write and show what went wrong with checkpoints."""
@@ -136,11 +144,13 @@ class Report:
             ("images/s", f"{(step - self._job.first) * config.batch / seconds:,.0f}"),
             ("waiting for data", f"{clock.waited_total / seconds:.1%}"),
             ("loss", "-" if now.loss is None else f"{now.loss:.4f}"),
-            ("bound", bound_line(now)),
+            ("bound", bound_line(now) + (" (tells nothing)" if tells_nothing(now.bound) else "")),
+            *([("looks wrong", ", ".join(doubts))] if (doubts := list(self._watch.standing())) else []),
             *([("updates left out", f"{now.masked:,}")] if now.masked else []),
             *([("checkpoint", str(saved.path))] if saved is not None else []),
         ]
-        table(f"{config.method}: {'stopped early' if code else 'done'}", ("", ""), rows)
+        ended = "stopped early" if code else "done"
+        table(f"{config.method}: {ended}{doubted(doubts)}", ("", ""), rows)
 
     def pictures(self, batch: ViewBatch, taken: Taken, *, step: int) -> None:
         """Send views, neighbours and curves to the trackers."""
@@ -155,6 +165,11 @@ class Report:
             "curves": lambda: curves(self._job.config.out / "log.jsonl"),
         }
         self._tracker.pictures(drawn, step)
+
+
+def doubted(kinds: Sequence[str]) -> str:
+    """What an ending has to say beside its word, where alarms hold at the end."""
+    return f", but it looks wrong: {', '.join(kinds)}" if kinds else ""
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def labels_of(name: str, train: Sequence[str], test: Sequence[str]) -> Labels:
     counted = sum(number is not None and math.isfinite(number) for column in numbers for number in column)
     notes = []
     if counted and not words:
-        labels, classes = _of_numbers(name, *numbers)
+        (train_N, test_N), classes = _of_numbers(name, *numbers)
     else:
         if counted and 2 * counted >= words:
             odd = Counter(text for part in zip(columns, numbers, strict=True) for text in _words(*part))
@@ -48,22 +48,24 @@ def labels_of(name: str, train: Sequence[str], test: Sequence[str]) -> Labels:
                 f"column {name!r} has {words:,} words among {counted:,} numbers ({_named(odd)}), so each value is a class: "
                 "for quarters of the numbers correct these"
             )
-        labels, classes = _of_words(columns)
-    for part, label_N in zip(("training", "test"), labels, strict=True):
+        (train_N, test_N), classes = _of_words(columns)
+    for part, label_N in (("training", train_N), ("test", test_N)):
         if absent := int((label_N == NOBODY).sum()):
-            notes.append(f"column {name!r} says nothing for {absent:,} of {len(label_N):,} {part} images: these are left out")
-    _check(name, *labels, classes)
-    known = set(labels[0].unique().tolist())
-    strange = Counter(classes[label] for label in labels[1].tolist() if label != NOBODY and label not in known)
+            notes.append(
+                f"column {name!r} says nothing for {absent:,} of {len(label_N):,} {part} images: these are left out"
+            )
+    _check(name, train_N, test_N, classes)
+    known = set(train_N.unique().tolist())
+    strange = Counter(classes[label] for label in test_N.tolist() if label != NOBODY and label not in known)
     if strange:
         notes.append(
-            f"column {name!r}: {sum(strange.values()):,} of {len(test):,} test images have values that no training image has "
-            f"({_named(strange)}) and count as told wrong"
+            f"column {name!r}: {sum(strange.values()):,} of {len(test):,} test images have values that no training image "
+            f"has ({_named(strange)}) and count as told wrong"
         )
-    return Labels(*labels, classes, tuple(notes))
+    return Labels(train_N, test_N, classes, tuple(notes))
 
 
-def _check(name: str, train_label_N: Tensor, test_label_N: Tensor, classes: Sequence[str]) -> None:
+def _check(name: str, train_label_N: Tensor, test_label_N: Tensor, classes: tuple[str, ...]) -> None:
     """Raise ValueError where there is nothing to tell, or nothing to tell it of."""
     known = set(train_label_N.unique().tolist()) - {NOBODY}
     if len(known) < 2:
@@ -73,7 +75,7 @@ def _check(name: str, train_label_N: Tensor, test_label_N: Tensor, classes: Sequ
     if not asked:
         raise ValueError(f"column {name!r} has no value on any test image: there is nothing to tell")
     if not asked & known:
-        has, lacks = (", ".join(classes[label] for label in sorted(some)[:NAMED]) for some in (asked, known))
+        has, lacks = (", ".join([classes[label] for label in sorted(some)[:NAMED]]) for some in (asked, known))
         raise ValueError(
             f"column {name!r} has {len(asked)} values on the test images ({has}) and none of them on a training image, "
             f"which have {lacks}: give two parts of one data set"
@@ -109,7 +111,10 @@ def _of_numbers(
     values = numbers[0][finite[0]].unique()
     if len(values) <= BANDS:
         every = torch.cat([number[there] for number, there in zip(numbers, finite, strict=True)]).unique()
-        labels, classes = [torch.searchsorted(every, number) for number in numbers], tuple(f"{x:.6g}" for x in every.tolist())
+        labels, classes = (
+            [torch.searchsorted(every, number) for number in numbers],
+            tuple(f"{x:.6g}" for x in every.tolist()),
+        )
     else:
         # in single precision, as features and everything beside them; of equal quarters one remains
         numbers = [number.float() for number in numbers]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import diagnostics, losses
+from .alarms import OBSERVER_TEMPERATURE
 from .bounds import info_nce
 from .contrast import contrast
 from .gather import everyone, gather, mean_weight
@@ -16,8 +17,6 @@ from .memory import Memory
 from .method import Method
 from .outputs import Images, Outputs
 from .schedules import Moment
-
-OBSERVER_TEMPERATURE = 0.2  # of the bound that is logged for methods which have none of their own
 
 
 class Result(NamedTuple):

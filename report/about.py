@@ -33,6 +33,8 @@ def warnings(runs: Sequence[Run], *, now: float) -> Html | None:
         if told.unreadable:
             some = ", ".join(map(str, told.unreadable[:MOST_ROWS])) + (" ..." if len(told.unreadable) > MOST_ROWS else "")
             found[f"images that could not be decoded (rows {some})"] = len(told.unreadable)
+        for kind in run.doubts:
+            found[f"alarm at the end: {kind}"] = 1
         if told.torn:
             found["lines of log.jsonl that could not be read"] = told.torn
         if run.torn_results:
@@ -41,6 +43,7 @@ def warnings(runs: Sequence[Run], *, now: float) -> Html | None:
         if word.startswith(("failed", "refused", "no end")):
             found[f"{word}: {reason}"] = 1
         counts += [(run.name, kind, f"{count:,}") for kind, count in found.items()]
+        rows += [(run.name, f"{told.step:,}", f"alarm at the end: {kind}", text) for kind, text in run.doubts.items()]
         rows += [(run.name, f"{item.step:,}", item.kind, item.text) for item in told.remarks]
     if not counts:
         return None

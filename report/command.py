@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..commands.report import Report
 from ..console import say
@@ -10,11 +11,14 @@ from ..datasets import refusing
 from ..files.opening import check_output, open_to_read, replacing
 from .markup import MARK, size
 
+if TYPE_CHECKING:
+    from .read import Judge
 
-def report(config: Report, *, recipes: Mapping[str, str]) -> int:
+
+def report(config: Report, *, recipes: Mapping[str, str], judge: "Judge") -> int:
     """Write the page to `config.out`, whole or not at all; the folders of the runs are only read.
 
-    `recipes` says for each method which recipe its views have, by name.
+    `recipes` says for each method which recipe its views have, by name; `judge` what looks wrong at the end of a run.
     """
     with refusing():
         if config.out.is_dir():
@@ -23,7 +27,7 @@ def report(config: Report, *, recipes: Mapping[str, str]) -> int:
         from .page import page
         from .read import read_runs
 
-        runs = read_runs(config.runs)
+        runs = read_runs(config.runs, judge=judge)
         text = page(runs, images=config.images, data=config.data, recipes=recipes, now=time.time())
         write(config.out, text)
     of = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"

@@ -1,9 +1,11 @@
 """What a run's folder tells, read and never changed: config.json, log.jsonl, exit.json, evaluation.jsonl, checkpoints."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..files.opening import open_to_read, read_text
@@ -11,7 +13,12 @@ from ..journal.folder import read_config
 from .curve import Curve, number
 
 CURVES, EVENTS, SNAPSHOTS = 200, 200, 48  # of a log at most: quantities, remarks in words, histograms
+RECENT = 3  # readings that the end of a run is judged by
 BEHIND = ("step", "steps", "time", "epoch", "left_s", "saved_step", "saved_age_s", "event")  # what is no quantity of its own
+
+
+Judge = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], dict[str, str]]
+"""A run's configuration and its last readings -> what looks wrong, in words by their short names."""
 
 
 class Remark(NamedTuple):
@@ -43,6 +50,8 @@ class Told(NamedTuple):
     """Of the last record, in seconds since 1970."""
     torn: int
     """Lines that could not be read."""
+    recent: tuple[dict[str, Any], ...] = ()
+    """The last readings."""
 
 
 class Saved(NamedTuple):
@@ -66,6 +75,8 @@ class Run(NamedTuple):
     """Lines of RUN/evaluation.jsonl."""
     torn_results: int
     checkpoints: list[Saved]
+    doubts: Mapping[str, str] = MappingProxyType({})
+    """What looks wrong in the last readings: a sentence by its short name."""
 
     @property
     def data(self) -> Path | None:
@@ -79,13 +90,13 @@ class Run(NamedTuple):
         return int(number(self.config.get("steps")) or self.told.steps)
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
+def read_runs(folders: Sequence[Path], *, judge: Judge = lambda config, readings: {}) -> list[Run]:
     """The runs in `folders`, each once, by names that differ; raises ValueError where one holds no run."""
     places = list(dict.fromkeys(folder.resolve() for folder in folders))
     if not places:
         raise ValueError("name at least one run: viewmill report RUN")
     bins = 512 if len(places) <= 2 else 256 if len(places) <= 5 else 128
-    return [_run(place, name, bins) for place, name in zip(places, names(places), strict=True)]
+    return [_run(place, name, bins, judge) for place, name in zip(places, names(places), strict=True)]
 
 
 def names(places: Sequence[Path]) -> list[str]:
@@ -97,25 +108,27 @@ def names(places: Sequence[Path]) -> list[str]:
     return [str(place) for place in places]
 
 
-def _run(folder: Path, name: str, bins: int) -> Run:
+def _run(folder: Path, name: str, bins: int, judge: Judge) -> Run:
     config = read_config(folder)
     results, torn = _lines(folder / "evaluation.jsonl")
+    told = read_log(folder / "log.jsonl", bins=bins)
     return Run(
         folder=folder,
         name=name,
         config=config,
-        told=read_log(folder / "log.jsonl", bins=bins),
+        told=told,
         ending=_object(folder / "exit.json"),
         results=results,
         torn_results=torn,
         checkpoints=_checkpoints(folder / "checkpoints"),
+        doubts=judge(config, told.recent),
     )
 
 
 def read_log(path: Path, *, bins: int = 512) -> Told:
     """What the log at `path` holds; lines that are torn are counted, and a log that is missing holds nothing."""
     curves: dict[str, Curve] = {}
-    histograms = _Spread()
+    histograms, recent = _Spread(), deque[dict[str, Any]](maxlen=RECENT)
     starts, remarks, counts, unreadable = [], [], dict[str, int](), set[int]()
     step, steps, epoch, seconds, began, last, torn = 0, 0, None, 0.0, None, None, 0
     for record in _records(path):
@@ -133,6 +146,7 @@ def read_log(path: Path, *, bins: int = 512) -> Told:
         if event == "step":
             steps, epoch = int(number(record.get("steps")) or steps), number(record.get("epoch"))
             _take_(curves, record, at, bins)
+            recent.append({name: found for name, value in record.items() if (found := number(value)) is not None})
             histograms.add(at, record.get("negative_histogram"))
         elif event == "end" and isinstance(record.get("unreadable"), list):
             unreadable |= {row for row in record["unreadable"] if isinstance(row, int)}
@@ -143,7 +157,9 @@ def read_log(path: Path, *, bins: int = 512) -> Told:
                 remarks.append(Remark(at, kind, record["text"]))
     seconds += last - began if began is not None and last is not None else 0.0
     kept = histograms.kept()
-    return Told(curves, kept, starts, remarks, counts, sorted(unreadable), step, steps, epoch, max(seconds, 0.0), last, torn)
+    seconds = max(seconds, 0.0)
+    rest = (step, steps, epoch, seconds, last, torn, tuple(recent))
+    return Told(curves, kept, starts, remarks, counts, sorted(unreadable), *rest)
 
 
 def _take_(curves: dict[str, Curve], record: dict[str, Any], step: int, bins: int) -> None:

@@ -49,8 +49,14 @@ def state(run: Run, *, now: float) -> tuple[str, str]:
     return "no end recorded", f"the last record is {duration(quiet)} old: still under way, or killed"
 
 
+def doubted(run: Run) -> str:
+    """What looks wrong at the end, in its short names."""
+    return f"looks wrong: {', '.join(run.doubts)}" if run.doubts else ""
+
+
 def _facts(run: Run, tops: Sequence[Result], now: float) -> list[tuple[str, str, str]]:
     word, told = state(run, now=now)
+    told = told or doubted(run)
     curves = run.told.curves
     speed, wait = (curves[name].mean if name in curves else None for name in ("images_per_s", "wait"))
     cost = f"{short(speed and round(speed))} images/s, {share(wait)} of the time waiting for data" if speed else ""
@@ -82,6 +88,7 @@ def _facts(run: Run, tops: Sequence[Result], now: float) -> list[tuple[str, str,
 
 def _line(place: int, run: Run, results: Sequence[Result], now: float) -> list[Html | str]:
     word, told = state(run, now=now)
+    told = told or doubted(run)
     top, curves = next(iter(best(results, place)), None), run.told.curves
     reached = "-" if top is None else joined([share(top.top1), tag("small", f" {top.task}, {top.protocol}")])
     loss, bound, ceiling, probe = (
@@ -115,8 +122,10 @@ def data_name(run: Run) -> str:
 
 
 def _valid(run: Run) -> str:
-    curve = run.told.curves.get("bound_valid")
-    return "" if curve is None or curve.last is None else f"; valid for {share(curve.last)} of the anchors"
+    bound, curve = (run.told.curves.get(name) for name in ("bound", "bound_valid"))
+    valid = "" if curve is None or curve.last is None else f"; valid for {share(curve.last)} of the anchors"
+    nothing = bound is not None and bound.last is not None and bound.last <= 0
+    return f"{valid}, but tells nothing: information is never below 0" if nothing else valid
 
 
 def _rounded(value: float | None) -> float | None:

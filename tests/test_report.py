@@ -22,6 +22,7 @@ from viewmill.commands import Train
 from viewmill.commands.report import Report
 from viewmill.errors import Refused
 from viewmill.journal.log import Log
+from viewmill.objectives.alarms import judged
 from viewmill.objectives.methods import METHODS
 from viewmill.pipeline.beton import open_beton
 from viewmill.pipeline.recipe import RECIPES
@@ -69,7 +70,7 @@ def made(folder, *, steps=range(1, 41), config=None, results=(), end=0, **values
 
 
 def written(*folders, images=0, data=None, now=None):
-    return page(read.read_runs(folders), images=images, data=data, recipes=OWN, now=now or time.time())
+    return page(read.read_runs(folders, judge=judged), images=images, data=data, recipes=OWN, now=now or time.time())
 
 
 def main_of(text):
@@ -543,3 +544,17 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         command.write(out, "new")
     assert out.read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_end_of_a_run_is_judged_whatever_its_log_has_said(tmp_path):
+    """As `ring` on 2,934 photographs was logged by a version without these alarms."""
+    config = {"steps": 400, "objective": {"bound.temperature": 0.07}, "embedding": 128}
+    sunk = made(tmp_path / "sunk", steps=range(10, 401, 10), config=config, bound=-0.02, spread=0.14, effective_rank=4.0)
+    text = written(sunk)
+    assert "of the anchors, but tells nothing: information is never below 0" in text
+    assert "looks wrong: near collapse, chance" in text
+    assert "alarm at the end: near collapse" in text
+    assert "a mean cosine of 0.980" in text
+    sound = made(tmp_path / "sound", steps=range(10, 401, 10), config=config, spread=0.9, effective_rank=40.0)
+    assert "looks wrong" not in written(sound)
+    assert "tells nothing" not in written(sound)

@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +81,43 @@ def test_a_training_leaves_config_log_checkpoint_and_exit_code(trained):
     start = records(trained, "start")[0]
     assert {"command", "versions", "hardware", "config"} <= set(start)
     assert (trained / "checkpoints" / "latest").read_text().strip() == "step-00000006"
+
+
+def test_a_run_that_learns_nothing_says_so_on_the_screen_at_the_end_in_the_log_and_to_a_scheduler(beton, tmp_path):
+    settings = ("--learning-rate", 0, "--steps", 60, "--log-every", 4, "--no-online", "--precision", "no")
+    done = viewmill(
+        "train", "ball", "--data", beton, "--out", tmp_path / "run", *TINY, *settings, "--set", "region.outer=0.5"
+    )
+    assert done.returncode == 0, done.stderr
+    said = [record for record in records(tmp_path / "run", "alarm") if record["kind"] == "chance"]
+    assert len(said) == 1
+    assert "and tells nothing, for information is never below 0" in said[0]["text"]
+    assert f"warning: step {said[0]['step']}: {said[0]['text']}" in done.stderr + done.stdout
+    ended = json.loads((tmp_path / "run" / "exit.json").read_text())
+    assert ended["code"] == 0
+    assert re.match(r"done, but it looks wrong: .*chance", ended["reason"])
+    assert "chance" in records(tmp_path / "run", "end")[-1]["alarms"]
+    assert re.search(r"ball: done, but it looks wrong: .*chance", done.stdout)
+    assert "(tells nothing)" in done.stdout
+    assert "settings" in done.stdout + done.stderr
+    assert "region.outer 0.5 (preset 0.1)" in re.sub(r"\s+", " ", done.stdout + done.stderr)
+
+
+def test_a_queue_is_as_long_as_the_data_and_the_plan_says_so(beton, tmp_path):
+    done = viewmill("train", "moco-v2", "--data", beton, "--out", tmp_path / "run", *TINY, "--steps", 2)
+    assert done.returncode == 0, done.stderr
+    told = re.sub(r"\s+", " ", done.stdout + done.stderr)
+    assert "memory.size 64 (preset 65536)" in told
+    assert "64 keys, as many as there are images; --set memory.size=N for another number" in told
+    first, second = records(tmp_path / "run")
+    assert (first["bound"], first["ceiling"]) == (0, 0)  # an empty queue
+    assert second["ceiling"] == pytest.approx(math.log(17))  # the keys of one batch
+    again = viewmill("train", "moco-v2", "--data", beton, "--out", tmp_path / "run", *TINY, "--steps", 2)
+    assert again.returncode == 0, again.stderr
+    longer = viewmill(
+        "train", "moco-v2", "--data", beton, "--out", tmp_path / "long", *TINY, "--steps", 2, "--set", "memory.size=128"
+    )
+    assert "128 keys of 64 images, 2 of each" in re.sub(r"\s+", " ", longer.stdout + longer.stderr)
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(trained, beton, tmp_path):

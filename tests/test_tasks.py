@@ -53,7 +53,11 @@ def test_one_word_among_numbers_makes_them_all_words():
         (["", "nan", " ", "NaN"], ["5", "6"], "no value at all on the training images"),
         (["a", "b"], ["", "nan"], "no value on any test image"),
         (["a", "b"], ["C", "D", "C"], r"has 2 values on the test images \(C, D\) and none of them on a training image"),
-        (["1", "2"], ["3", "4"], r"2 values on the test images \(3, 4\) and none of them on a training image, which have 1, 2"),
+        (
+            ["1", "2"],
+            ["3", "4"],
+            r"2 values on the test images \(3, 4\) and none of them on a training image, which have 1, 2",
+        ),
         ([*map(str, range(9)), *["9"] * 40], ["3"], "over three quarters of the training images have one number, 9"),
         (["inf", "-inf", "1", "1"], ["1"], "has the value '1' alone"),
     ],
