@@ -8,8 +8,8 @@ from pathlib import Path
 from .beton import Beton
 from .convert import convert, remarks_on
 from .manifest import cache_folder, lacking, open_trusted, sidecars
+from .sources.beside import TABLES
 from .sources.candidate import Candidate, Span
-from .sources.folder import TABLE
 from .sources.opened import is_source, items_of, open_sources
 from .threads import usable_cores
 
@@ -23,7 +23,7 @@ def cached_path(source: Path) -> Path:
         status = os.stat(path)
         digest.update(os.fsencode(path) + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
 
-    for path in [part.path for part in sources] + [source / TABLE]:
+    for path in [*(part.path for part in sources), *(source / name for name in TABLES)]:
         if path.is_file():
             note(path)
     for item in items_of(sources):

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .sources.candidate import Candidate, Label, Rejected, Remark, Source
+from .sources.candidate import Candidate, Label, Rejected, Source
 from .sources.opened import columns_of, items_of
 from .sources.readings import ambiguous
 
@@ -31,7 +31,7 @@ class Survey(NamedTuple):
     """Some candidates, evenly spread."""
 
 
-def survey(sources: Sequence[Source], case: str = "") -> Survey:
+def survey(sources: Sequence[Source], case: str = "ask") -> Survey:
     """List `sources` once. Raises ValueError where they hold nothing, or classes by name beside classes by number.
 
     `case` says what classes are whose names differ only in capitals: "keep" for two, "fold" for one; else that is Ambiguous.
@@ -42,11 +42,10 @@ def survey(sources: Sequence[Source], case: str = "") -> Survey:
     digest = hashlib.sha256()
     rejected: Rejected | None = None
     for item in items_of(sources):
-        if isinstance(item, Remark):
-            continue
-        if isinstance(item, Rejected):
-            rejected = rejected or item
-            lost += 1
+        if not isinstance(item, Candidate):
+            if isinstance(item, Rejected):
+                rejected = rejected or item
+                lost += 1
             continue
         if count % stride == 0:
             spread.append(item)

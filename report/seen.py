@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from ..datasets import open_images
-from ..errors import Refused
 from ..pipeline.beton import Beton
 from ..pipeline.cache import cached_path
 from ..pipeline.loader import BetonLoader, ViewBatch
@@ -55,7 +54,9 @@ def images_of(run: Run, given: Path | None) -> Beton:
         beton = open_images(path)
     except OSError as error:
         raise Gone(f"{path} cannot be read ({error}): name the images with --data") from None
-    except Refused as error:
+    except Gone:
+        raise
+    except ValueError as error:  # refused, or a source that can no longer be read as it was
         raise Gone(f"the images are not to be had ({error}): name them with --data") from None
     if wanted is not None and beton.fingerprint != wanted:
         raise Gone(

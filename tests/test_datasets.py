@@ -25,7 +25,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 def folder(tmp_path_factory):
     """64 rendered images in 8 classes, one file that is none."""
     root = factors.write_folder(tmp_path_factory.mktemp("data") / "shapes", 64, seed=0)
-    (root / "disc" / "notes.txt").write_text("no image")
+    (root / "disc" / "notes.jpg").write_text("no image")
     return root
 
 
@@ -47,7 +47,7 @@ def test_convert_announces_what_it_will_take_and_tells_what_became_of_the_images
     assert "65 images in 8 classes" in done.stderr
     assert "MiB and 0:0" in done.stderr
     assert "quarantined" in done.stdout
-    assert f"quarantined {folder / 'disc' / 'notes.txt'}: no image of a kind that Pillow knows" in done.stderr
+    assert f"quarantined {folder / 'disc' / 'notes.jpg'}: no image of a kind that Pillow knows" in done.stderr
     assert "a.beton.quarantine.jsonl" in done.stderr
 
 
@@ -58,7 +58,7 @@ def test_max_bad_gives_up_above_a_number_or_a_share(folder, tmp_path, bound, cod
     assert (tmp_path / "a.beton").exists() == (code == 0)
     if code:
         assert "1 of 65 files are unusable, more than --max-bad bears" in done.stderr
-        assert "notes.txt" in done.stderr
+        assert "notes.jpg" in done.stderr
         assert list(tmp_path.iterdir()) == []
 
 

@@ -737,6 +737,17 @@ def test_a_data_set_that_is_ambiguous_is_refused_before_it_is_cached(tmp_path, m
     assert not list(tmp_path.glob("cache/**/*.beton"))
 
 
+def test_a_data_set_is_converted_again_when_its_metadata_changes(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make(root, "a/0.jpg")
+    ages = []
+    for age in (3, 10):
+        listing(root / "metadata.jsonl", json.dumps({"file_name": "a/0.jpg", "age": age}))
+        opened = open_data(root, progress=lambda done, total: None, say=lambda line: None)
+        ages += read_columns(opened.path)["age"]
+    assert ages == ["3", "10"]
+
+
 def test_the_command_line_says_both_readings_with_code_2(tmp_path):
     make(tmp_path / "source", "train/a/0.jpg", "val/a/0.jpg")
     run = Path(__file__).resolve().parent.parent / "run.py"

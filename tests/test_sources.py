@@ -174,7 +174,7 @@ def test_a_shard_groups_its_members_by_key(tmp_path, target):
     assert (columns["age"], columns["note"], columns["txt"]) == (["4", ""], ["a, b", ""], ["", "a caption"])
     assert "tags" not in columns
     reasons = reasons_of(target)
-    assert reasons[f"{shard}/n01/1"] == "no image of a kind that Pillow knows"
+    assert reasons[f"{shard}/n01/1"] == "no image of a kind that Pillow knows: text"
     assert "no image among its files (cls)" in reasons[f"{shard}/n01/3"]
 
 
@@ -270,7 +270,7 @@ def test_a_plain_column_of_bytes_without_labels_and_a_cell_without_bytes(tmp_pat
     assert open_beton(target).label_N.tolist() == [-1, -1]
     assert list(reasons_of(target).values()) == [
         "the cell holds no bytes",
-        "no image of a kind that Pillow knows",
+        "no image of a kind that Pillow knows: text",
     ]
 
 

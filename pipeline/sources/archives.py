@@ -39,7 +39,7 @@ def beside_images(root: Path, layout: Layout, reading: Reading) -> Iterator[Rema
     """What to say of archives that lie beside a folder's images; raises Ambiguous where they may be what is meant."""
     held = {path: _held(path, reading) for path in layout.archives}
     found = [path for path, kind in held.items() if kind]
-    if found and layout.images and not reading.only:
+    if found and layout.images and reading.only == "any":
         images = f"{layout.images} image{'s' if layout.images > 1 else ''}"
         raise ambiguous(
             f"{root} holds {images} and, beside them, {some(os.path.relpath(path, root) for path in found)} with images in"

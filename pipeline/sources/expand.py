@@ -53,7 +53,7 @@ def expand(path: Path, reading: Reading) -> Expanded:
     if not path.is_dir():
         return Expanded([path], [])
     _refuse_hub(path)
-    contents = _contents(path, images=reading.only in ("", "images"), follow_links=reading.follow_links)
+    contents = _contents(path, images=reading.only in ("any", "images"), follow_links=reading.follow_links)
     if reading.only == "images" or contents.has_image or not contents.archives:
         if reading.only in ("shards", "tables"):
             raise ValueError(f"{path} holds no archive (--only {reading.only})")
@@ -89,14 +89,14 @@ def _contents(path: Path, *, images: bool, follow_links: bool) -> _Contents:
 def _archives(path: Path, contents: _Contents, reading: Reading) -> Expanded:
     held: dict[Path, Holds] = {part: _held(part, reading) for part in contents.archives}
     kinds = {kind for kind in held.values() if kind}
-    if len(kinds) > 1 and not reading.only:
+    if len(kinds) > 1 and reading.only == "any":
         tars, tables = ([part.relative_to(path) for part, kind in held.items() if kind == k] for k in ("shards", "tables"))
         raise ambiguous(
             f"{path} holds tars with images ({some(map(str, tars))}) and tables with images ({some(map(str, tables))})",
             "the tars are meant: add --only shards",
             "the tables are meant: add --only tables",
         )
-    wanted = reading.only or next(iter(kinds), "")
+    wanted = next(iter(kinds), "") if reading.only == "any" else reading.only
     parts = sorted(part for part, kind in held.items() if kind == wanted or (not wanted and kind == ""))
     if not parts:
         raise ValueError(

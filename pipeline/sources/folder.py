@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 from .archives import beside_images
-from .beside import TABLE, TABLES, Beside, one_spelling, read_beside, remarks_of
+from .beside import TABLES, Beside, one_spelling, read_beside, remarks_of
 from .candidate import Candidate, Item, Rejected, Remark, Span, unprintable
 from .kinds import ENDINGS, begins_like_image, ending, told
 from .layout import Layout
 from .readings import Reading, ambiguous, some
 from .walking import Visited, refusal, walk
 
-__all__ = ["TABLE", "Folder"]
+__all__ = ["Folder"]
 
 HINT = "name a folder of images, flat or with one subfolder per class"
 
@@ -42,11 +42,8 @@ class Folder:
             yield from visited.aside
             if not visited.files and any(isinstance(item, Rejected) for item in visited.aside):
                 continue  # it cannot be read: nothing is known of it
-            images = 0
-            for item in self._images(visited, layout):
-                images += isinstance(item, Candidate)
-                yield met.told(item) if self._beside.path else item
-            layout.note(visited.parts, visited.files, images)
+            images = self._images(visited, layout)
+            yield from map(met.told, images) if self._beside.path else images
         yield from layout.without_images(self.path)
         yield from met.left()
         yield from beside_images(self.path, layout, self._reading)
@@ -54,11 +51,11 @@ class Folder:
         self._check_labels(layout)
 
     def _images(self, visited: Visited, layout: Layout) -> Iterator[Item]:
-        """The files of one folder; rows of the table beside them come later."""
+        """The files of one folder, without what the table beside them tells; they are noted in `layout`."""
         reading, above = self._reading, "".join(f"{part}/" for part in visited.parts)
         label = visited.parts[0] if visited.parts and reading.classes in ("auto", "folder") else None
         nothing, inside = ("",) * len(self.columns), os.path.realpath(self.path)
-        bad = unprintable(above)
+        bad, count = unprintable(above), 0
         for entry in visited.files:
             name = entry.name
             if refused := refusal(entry, inside, follow_links=reading.follow_links):
@@ -76,7 +73,9 @@ class Folder:
                 except OSError as error:
                     yield Rejected(entry.path, error.strerror or str(error))
                     continue
+                count += 1
                 yield Candidate(entry.path, above + name, Span(entry.path), label, size, nothing)
+        layout.note(visited.parts, visited.files, count)
 
     def _check_labels(self, layout: Layout) -> None:
         usual, table = self._beside.usual_labels, self._beside.path

@@ -29,7 +29,8 @@ BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 def ending(name: str) -> str:
     """The last part of a file's name, in small letters and without its dot; "" where there is none."""
-    return os.path.splitext(name)[1][1:].lower()
+    _, dot, kind = name.rpartition(".")
+    return kind.lower() if dot and "/" not in kind else ""
 
 
 def is_image_name(name: str) -> bool:

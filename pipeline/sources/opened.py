@@ -101,6 +101,9 @@ def items_of(sources: Sequence[Source]) -> Iterator[Item]:
         place_of = {name: index for index, name in enumerate(source.columns)}
         order = [place_of.get(name) for name in columns]
         as_it_is = order == list(range(len(columns)))
+        if as_it_is and not several:
+            yield from source.items()
+            continue
         for item in source.items():
             if not isinstance(item, Candidate):
                 yield item

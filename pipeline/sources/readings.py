@@ -30,8 +30,8 @@ class Reading(NamedTuple):
     """Column of labels; "" for the usual names, and none where there is none."""
     root: Path | None = None
     """Folder below which a list's paths lie; None for the list's own."""
-    only: Literal["", "images", "shards", "tables"] = ""
-    """What to take of a folder that holds several kinds."""
+    only: Literal["any", "images", "shards", "tables"] = "any"
+    """What to take of a folder that holds several kinds; "any" for the only one."""
     split: str = ""
     """Which part to take where there are several (train, test, ...); "all" for all of them as one."""
     classes: Literal["auto", "folder", "shard", "none"] = "auto"
@@ -40,8 +40,8 @@ class Reading(NamedTuple):
     """Which member of a shard's key is the image: jpg, input.jpg; "" for the only one."""
     key_dot: Literal["first", "last"] = "first"
     """At which dot of a member's name its key ends; the first is WebDataset's rule."""
-    case: Literal["", "keep", "fold"] = ""
-    """What classes are whose names differ only in capitals: two, or one in small letters."""
+    case: Literal["ask", "keep", "fold"] = "ask"
+    """What classes are whose names differ only in capitals: refused, two, or one in small letters."""
     follow_links: bool = False
     """Whether links that lead out of a folder are followed."""
     encoding: str = ""

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from .candidate import Rejected, Remark, outside, unprintable
@@ -10,17 +11,10 @@ from .candidate import Rejected, Remark, outside, unprintable
 OURS = re.compile(
     r"\.beton(\.json|\.columns\.csv|\.quarantine\.jsonl|\.remarks\.jsonl)?(\.partial)?$"
 )  # manifest.sidecars, and a writing in work
+NAMES_OF_SYSTEMS = """__MACOSX/@eaDir/$RECYCLE.BIN/System Volume Information/lost+found/__pycache__/Thumbs.db/thumbs.db
+Desktop.ini/desktop.ini"""
 OF_SYSTEMS = frozenset(
-    (
-        "__macosx",
-        "@eadir",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-        "__pycache__",
-        "thumbs.db",
-        "desktop.ini",
-    )
+    NAMES_OF_SYSTEMS.replace("\n", "/").split("/")
 )  # what systems and file servers leave in folders; @eaDir holds small copies of every image
 
 HIDDEN = "hidden, passed over"
@@ -48,7 +42,7 @@ def walk(root: str, *, follow_links: bool = False) -> Iterator[Visited]:
     goes on. Raises ValueError where `root` itself cannot be read; below it, that is a Rejected.
     """
     todo: list[tuple[str, tuple[str, ...]]] = [(root, ())]
-    entered = {os.path.realpath(root)} if follow_links else set[str]()
+    entered = _Entered(root)
     while todo:
         folder, parts = todo.pop()
         aside = list[Rejected | Remark]()
@@ -64,36 +58,50 @@ def walk(root: str, *, follow_links: bool = False) -> Iterator[Visited]:
         files, below = list[os.DirEntry[str]](), list[tuple[str, tuple[str, ...]]]()
         for entry in listed:
             name = entry.name
-            if name[0] == "." or (".beton" in name and OURS.search(name)) or name.lower() in OF_SYSTEMS:
-                if not (".beton" in name and OURS.search(name)):
-                    aside.append(Remark(entry.path, HIDDEN if name[0] == "." else OF_A_SYSTEM))
+            if ".beton" in name and OURS.search(name):
+                continue
+            if name[0] == "." or name in OF_SYSTEMS:
+                aside.append(Remark(entry.path, HIDDEN if name[0] == "." else OF_A_SYSTEM))
             elif entry.is_dir(follow_symlinks=False):
                 below.append((entry.path, (*parts, name)))
             elif follow_links and entry.is_symlink() and os.path.isdir(entry.path):
-                if (remark := _entered(entry.path, root, entered)) is None:
+                if entered.is_new(entry.path):
                     below.append((entry.path, (*parts, name)))
                 else:
-                    aside.append(remark)
+                    aside.append(Remark(entry.path, REENTERED))
             else:
                 files.append(entry)
         todo.extend(reversed(below))
         yield Visited(parts, files, aside)
 
 
-def _entered(path: str, root: str, entered: set[str]) -> Remark | None:
-    """None where the folder behind a link is to be listed here; what to say of it where it is listed elsewhere."""
-    place = os.path.realpath(path)
-    if not outside(path, os.path.realpath(root)) or any(
-        place == seen or place.startswith(f"{seen}/") or seen.startswith(f"{place}/") for seen in entered
-    ):
-        return Remark(path, REENTERED)
-    entered.add(place)
-    return None
+class _Entered:
+    """The real places of the folders that are listed, so that no link leads into one of them again, or around them."""
+
+    def __init__(self, root: str) -> None:
+        self._root = os.path.realpath(root)
+        self._places = {self._root}
+        self._above = _above(self._root)
+
+    def is_new(self, path: str) -> bool:
+        """Whether the folder behind a link is listed nowhere else; it counts as listed from now on."""
+        place = os.path.realpath(path)
+        above = _above(place)
+        if place in self._places or place in self._above or above & self._places:
+            return False
+        self._places.add(place)
+        self._above |= above
+        return True
+
+
+def _above(place: str) -> set[str]:
+    """All folders that a folder lies in."""
+    return {str(parent) for parent in Path(place).parents}
 
 
 def refusal(entry: os.DirEntry[str], inside: str, *, follow_links: bool) -> Rejected | None:
     """Why a file of a folder cannot be used, whatever it holds; None where it can. `inside` is the folder's real place."""
-    if unprintable(entry.name):
+    if not entry.name.isprintable() and unprintable(entry.name):  # the first is quick and true of nearly all
         return Rejected(entry.path, "its name is no UTF-8, or holds control characters: rename it")
     if entry.is_symlink() and not follow_links and outside(entry.path, inside):
         return Rejected(entry.path, f"{LEADS_OUT}; --follow-links follows it")
