@@ -7,11 +7,15 @@ terminal's cursor, colour it or turn the direction of writing as the code that i
 import io
 import os
 import re
+import select
 import sys
 import textwrap
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
+from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
@@ -56,7 +60,9 @@ class _Lenient(io.FileIO):
 
     def write(self, data: object) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
-            return super().write(data)  # pyright: ignore[reportArgumentType, reportReturnType]
+            while (taken := super().write(data)) is None:  # pyright: ignore[reportArgumentType]
+                select.select((), (self,), ())  # a pipe that another program has made one that does not wait
+            return taken
         except OSError as error:
             if not self.lost and not isinstance(error, BrokenPipeError) and self.fileno() != 2:
                 say(f"standard output takes no more ({error.strerror}): what follows is not shown")
@@ -71,15 +77,13 @@ def settle_streams() -> None:
     from here on: otherwise the next file that is opened would take its number, and be written to.
     """
     for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        _fill(number)
     for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        if stream is None:
-            stream = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (open until the end)
-        elif type(_raw(stream)) is not io.FileIO:
+        if stream is None:  # what has that number by now, if it was not filled above, is somebody else's file
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the end)
+            continue
+        if type(_raw(stream)) is not io.FileIO:
             continue  # a test's, or settled already
         with suppress(OSError):
             stream.flush()
@@ -89,6 +93,41 @@ def settle_streams() -> None:
             io.BufferedWriter(raw), encoding=stream.encoding, errors="backslashreplace", line_buffering=lines
         )
         setattr(sys, name, settled)
+        if number == 2:
+            sys.excepthook, warnings.showwarning = _trace, _warning
+
+
+def _trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python says at the end that an error makes: messages hold names from files."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+
+
+def _warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    say(warnings.formatwarning(message, category, filename, lineno, "").rstrip("\n"))
+
+
+def _fill(number: int) -> None:
+    """Open the null device as `number`, for this process and its children, unless that is open."""
+    try:
+        os.fstat(number)
+    except OSError:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        if nothing != number:
+            os.dup2(nothing, number)
+            os.close(nothing)
+        os.set_inheritable(number, True)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What the block writes to standard error goes through `say`: a parser's errors repeat what was typed, or pasted."""
+    written = io.StringIO()
+    try:
+        with redirect_stderr(written):
+            yield
+    finally:
+        if text := written.getvalue().rstrip("\n"):
+            say(text)
 
 
 def _raw(stream: TextIO) -> object:

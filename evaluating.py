@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .commands import Evaluate
-from .console import counting, say, table
+from .console import answer, counting, say, table
 from .datasets import open_images, refusing
 from .evaluation.features import RAW_PIXELS, Features, Pair, Shown, augmented, extract, raw_pixels
 from .evaluation.protocols import Options, Told, measure
@@ -68,20 +68,23 @@ def evaluate(config: Evaluate) -> int:
         encoders = load_encoders(config.run, ema=config.ema)
         pairs = zip(config.train, config.test, strict=True)
         sets = [_opened(train, test, config.columns) for train, test in pairs]
-    results = []
+    results, kept = [], 0
     contenders = _contenders(config, encoders)
     with refusing():
         for data in sets:
             for task_results in _of_data_set(config, options, contenders, data):
                 results += task_results
+                lines = [_line(result, config, encoders) for result in task_results]
+                kept += _keep(config.run, lines)  # before anything is shown: nobody may be there to see it
                 if config.json:
-                    for result in task_results:
-                        print(json.dumps(_line(result, config, encoders)), flush=True)  # noqa: T201 (the answer itself)
+                    for line in lines:
+                        answer(json.dumps(line))
                 else:
                     _show(task_results)
     if len(sets) > 1 and not config.json:
         _show_transfer(results)
-    _keep(config.run, [_line(result, config, encoders) for result in results])
+    if kept:
+        say(f"added to {config.run / RESULTS}: {kept} results")
     return 0
 
 
@@ -219,8 +222,8 @@ def _line(result: Result, config: Evaluate, encoders: Encoders) -> dict[str, Any
     }
 
 
-def _keep(run: Path, lines: list[dict[str, Any]]) -> None:
-    """Add the results to the run's file: whole lines, even where another evaluation writes at the same time."""
+def _keep(run: Path, lines: list[dict[str, Any]]) -> int:
+    """Add results to the run's file, whole lines even where another evaluation writes at the same time; returns how many."""
     path = run / RESULTS
     try:
         descriptor = descriptor_to_change(path, os.O_WRONLY | os.O_APPEND)
@@ -232,5 +235,5 @@ def _keep(run: Path, lines: list[dict[str, Any]]) -> None:
             os.close(descriptor)
     except OSError as error:
         say(f"the results are not in {path} ({error.strerror or error}): copy them from here")
-        return
-    say(f"added to {path}: {len(lines)} results")
+        return 0
+    return len(lines)

@@ -64,7 +64,7 @@ from . import commands
 from .answers import doctor, methods
 from .commands import Bench, Demo, Train
 from .commands.line import by_name, in_order
-from .console import say, settle_streams, unboxed
+from .console import plain_errors, say, settle_streams, unboxed
 from .converting import convert
 from .datasets import inspect, open_images, refusing, split, subset, told_apart
 from .ending import REASONS, Start, at_its_end, left_out, shared, standing, starting
@@ -414,7 +414,8 @@ def main(arguments: list[str] | None = None) -> int:
     settle_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        command = parsed(arguments or ["demo"])
+        with plain_errors():
+            command = parsed(arguments or ["demo"])
         if not isinstance(command, Train | commands.Finetune | commands.Transfer):  # which note it in their folder
             with refusing():
                 check_settings(command)

@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from viewmill.console import answer
 from viewmill.files.opening import read_bytes
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -56,7 +57,7 @@ def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     for split, limit in (("train", settings.train), ("test", settings.test)):
         count = write_split(settings.source, settings.target / split, SPLITS[split], limit)
-        print(f"{settings.target / split}: {count} images")
+        answer(f"{settings.target / split}: {count} images")
 
 
 if __name__ == "__main__":

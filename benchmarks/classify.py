@@ -32,6 +32,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from viewmill.benchmarks.measured import Measured
+from viewmill.console import answer
 from viewmill.evaluation import knn, linear, ridge, selection
 from viewmill.evaluation.scores import difference
 from viewmill.files.opening import regular
@@ -125,9 +126,9 @@ def main() -> None:
     size = f"{len(known_NF)} x {len(asked_QF)} x {known_NF.shape[1]}, {torch.get_num_threads()} threads"
 
     def told(measured: Measured) -> None:
-        print(json.dumps(measured.line()), flush=True)
+        answer(json.dumps(measured.line()))
 
-    print(json.dumps({"hardware": hardware(), "versions": versions()}), flush=True)
+    answer(json.dumps({"hardware": hardware(), "versions": versions()}))
     seconds, found = timed(lambda: knn.nearest(known_NF, asked_QF, K), settings.repeats)
     told(Measured("search", "s", seconds, note=f"{size}, k {K}"))
     votes, _ = timed(lambda: [vote for vote, _ in knn.sweep(found, label_N, classes=classes)], settings.repeats)

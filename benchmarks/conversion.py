@@ -27,6 +27,7 @@ from pathlib import Path
 import tyro
 from PIL import Image
 
+from viewmill.console import answer
 from viewmill.files.opening import LARGE, open_to_read, read_bytes
 from viewmill.journal.log import hardware, versions
 from viewmill.pipeline import native
@@ -151,7 +152,7 @@ def main() -> None:
         found = [seconds[other] / seconds["convert"] for seconds in rounds]
         return [round(value, 3) for value in (statistics.median(found), min(found), max(found))]
 
-    answer = {
+    facts = {
         "hardware": hardware(),
         "versions": versions(),
         "images": count,
@@ -161,7 +162,7 @@ def main() -> None:
         "convert_over": {name: ratio(name) for name in contenders if name != "convert"},
         "n": len(rounds),
     }
-    print(json.dumps(answer))
+    answer(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 import tyro
 
 from viewmill.benchmarks.measured import Measured
+from viewmill.console import answer
 from viewmill.evaluation.features import BATCH, Shown, batches
 from viewmill.journal.log import hardware, versions
 from viewmill.models.encoders import build
@@ -68,7 +69,7 @@ def main(settings: Settings) -> None:
         found.append(rates[through_the_pipeline] / rates[in_memory])
     note = f"{settings.encoder} of width {settings.width}, {settings.size} px, {engine} engine, {len(kept) * BATCH} images"
     measured = Measured("feature extraction over the encoder's forward pass", "times", found[1:], least=0.95, note=note)
-    print(json.dumps(measured.line() | {"hardware": hardware(), "versions": versions()}))
+    answer(json.dumps(measured.line() | {"hardware": hardware(), "versions": versions()}))
 
 
 if __name__ == "__main__":

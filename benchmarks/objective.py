@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..commands import Bench
-from ..console import say, table
+from ..console import answer, say, table
 from ..errors import Refused
 from ..journal.log import hardware, versions
 from ..objectives import bank
@@ -238,7 +238,7 @@ def report(rounds: Rounds, facts: dict[str, Any], config: Bench) -> None:
             "lowest": 1e3 * found[0],
             "highest": 1e3 * found[-1],
         }
-        print(
+        answer(
             json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in line.items()} | shared)
         )
         rows.append((name, f"{line['ms']:,.2f}", f"{line['lowest']:,.2f} to {line['highest']:,.2f}"))
@@ -252,7 +252,7 @@ def report(rounds: Rounds, facts: dict[str, Any], config: Bench) -> None:
     for name, found in facts["extra_mb"].items():
         shown.append((f"memory that an exact {name} adds, MB", " ".join(map(str, found)), "under 300"))
     shown.append(("KS distance of sampled to exact ranks", str(facts["ks_distance_of_sampled_ranks"]), "at most .01"))
-    print(json.dumps({"ratios": [list(line) for line in shown], **facts}))
+    answer(json.dumps({"ratios": [list(line) for line in shown], **facts}))
     if config.json:
         return
     table(f"ms, median and range of {len(rounds)}, on {shared['threads']} threads", ("what", "ms", "range"), rows)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ..commands import Bench
-from ..console import say, table
+from ..console import answer, say, table
 from ..datasets import refusing
 from ..journal.log import hardware, versions
 from ..pipeline.beton import JPEG, Beton, open_beton
@@ -234,7 +234,7 @@ def report(rounds: Rounds, facts: dict[str, Any], beton: Beton, config: Bench) -
         middle = statistics.median(found)
         line = {"contender": name, "images_per_s": round(middle), "lowest": round(min(found)), "highest": round(max(found))}
         line |= {"of_decode": ratios(rounds, name, "decode"), "viewmill_over_it": ratios(rounds, BEST, name)}
-        print(json.dumps(line | shared))
+        answer(json.dumps(line | shared))
         over = line["viewmill_over_it"]
         rows.append(
             (
@@ -248,7 +248,7 @@ def report(rounds: Rounds, facts: dict[str, Any], beton: Beton, config: Bench) -
     parts = stages(rounds, beton, config)
     whole, start = sum(parts.values()), first_batch(config)
     limit = max(parts, key=lambda name: parts[name])
-    print(json.dumps({"us_per_image_and_core": parts, "limit": limit, "first_batch_s": round(start, 2), **facts}))
+    answer(json.dumps({"us_per_image_and_core": parts, "limit": limit, "first_batch_s": round(start, 2), **facts}))
     if config.json:
         return
     title = ", ".join(f"{name} {value}" for name, value in facts.items())

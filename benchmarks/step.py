@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..commands import Bench
-from ..console import say, table
+from ..console import answer, say, table
 from ..datasets import open_images
 from ..errors import Refused
 from ..files.opening import open_to_read, read_text
@@ -72,7 +72,7 @@ def bench(config: Bench, engine: Engine) -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="viewmill-bench-") as folder:
         for measured in measurements(config, engine, Path(folder)):
-            print(json.dumps(measured.line() | shared), flush=True)
+            answer(json.dumps(measured.line() | shared))
             rows.append(measured.row())
     if not config.json:
         table(f"on {threads} threads", ("what", "median", "range", "n", "asked", "kept", ""), rows)

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ..console import duration
+from ..console import duration, in_line
 
 MOST_COLUMNS = 120
 STALE_S = 30.0  # without a reading for that long the panel says so
@@ -151,7 +151,7 @@ def frame(
             body = [*body[:2], Text(), *body[2:4], Text(), *body[4:]]
             rows += 2
     room = min(max(0, height - rows - 2), len(below))
-    head = Text(_shortened(title, inner - 2), "bold")
+    head = Text(_shortened(in_line(title), inner - 2), "bold")
     kind = box.ASCII if plain else box.ROUNDED
     shown = Panel(Group(*body), title=head, title_align="left", box=kind, border_style="bright_black", width=width)
     return Group(shown, *below[len(below) - room :])
@@ -219,6 +219,7 @@ def _grid(facts: Sequence[tuple[str, Text]], columns: int) -> Table:
 def _warnings(warnings: Sequence[tuple[str, int]], width: int) -> list[Text]:
     lines: list[Text] = []
     for text, count in warnings[-WARNINGS:]:
+        text = in_line(text)
         whole = text if count == 1 else f"{text} ({count:,} times)"
         room = max(1, width - 2)
         for index, line in enumerate(_folded(whole, room)):

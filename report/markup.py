@@ -4,6 +4,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..console import printable
+
 MARK = 'name="generator" content="viewmill report"'  # in every page: one that has it is made anew unasked
 VOID = ("img", "meta", "rect", "path", "line", "circle", "br")
 
@@ -24,12 +26,17 @@ def tag(name: str, /, *parts: Any, **attributes: Any) -> Html:
 
 def joined(parts: Iterable[Any]) -> Html:
     """Parts behind one another, those escaped that are no markup; None is nothing."""
-    return Html("".join(part if isinstance(part, Html) else html.escape(str(part)) for part in parts if part is not None))
+    return Html("".join(part if isinstance(part, Html) else _escaped(part) for part in parts if part is not None))
+
+
+def _escaped(part: Any) -> str:
+    """No markup, and no character that turns the direction of writing or is unseen."""
+    return html.escape(printable(str(part)))
 
 
 def _attribute(key: str, value: Any) -> str:
     key = key.rstrip("_").replace("_", "-")
-    return f" {key}" if value is True else f' {key}="{html.escape(str(value))}"'
+    return f" {key}" if value is True else f' {key}="{_escaped(value)}"'
 
 
 def table(head: Sequence[Any], rows: Sequence[Sequence[Any]], *, numbers: int = 1, caption: Any = None) -> Html:

@@ -90,8 +90,8 @@ def _finish(plan: Plan) -> int:
         say(f"not in the table, since the study does not ask for them: {'; '.join(strange)}")
     if len(there) == len(plan.jobs()):
         results.gather(plan.results, list(there.values()))
-    show(plan, there)
     write(plan, there)
+    show(plan, there)
     return 0
 
 

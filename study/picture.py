@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..console import in_line
 from ..files.opening import replacing
 from .table import Panel, families
 
@@ -23,11 +24,11 @@ def drawing(lines: int, columns: int, height: float, title: str, **options: Any)
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    with pyplot.rc_context({"font.size": 9}):
+    with pyplot.rc_context({"font.size": 9, "text.parse_math": False}):
         figure, grid = pyplot.subplots(
             lines, columns, figsize=(WIDE, height), squeeze=False, layout="constrained", **options
         )
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(in_line(title), fontsize=11)
         try:
             yield figure, grid
         finally:
@@ -61,10 +62,10 @@ def draw(panels: Sequence[Panel], title: str, target: Path) -> None:
 
 def _panel(axes: Any, panel: Panel, names: Sequence[str]) -> None:
     numbers = families({row.name: row.base for row in panel.rows if not row.floor})
-    axes.set_title(panel.title, fontsize=9)
+    axes.set_title(in_line(panel.title), fontsize=9)
     for place, row in enumerate(row for row in panel.rows if row.floor):
         style = FLOORS[place % len(FLOORS)]
-        axes.axvline(100 * row.spread.mean, color=DARK, linestyle=style, linewidth=1, label=row.name, zorder=1)
+        axes.axvline(100 * row.spread.mean, color=DARK, linestyle=style, linewidth=1, label=in_line(row.name), zorder=1)
     for row in panel.rows:
         if row.floor:
             continue

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from ..console import in_line
 from .axes import OWN, RAW, Scatter, value_of
 from .picture import COLOURS, DARK, drawing, save
 from .plan import Plan
@@ -60,7 +61,7 @@ def draw_scatters(plan: Plan, there: Results, target: Path) -> None:
             grid.flat[0].scatter([], [], marker=f"${number}$", s=30, color=_colour(plan, name))
             for number, name in enumerate(names, 1)
         ]
-        figure.legend(marks, names, loc="outside lower center", ncols=KEYS, frameon=False, fontsize=8)
+        figure.legend(marks, list(map(in_line, names)), loc="outside lower center", ncols=KEYS, frameon=False, fontsize=8)
         save(figure, target)
 
 
@@ -80,9 +81,9 @@ def _panel(axes: Any, plan: Plan, found: Sequence[Cloud], panel: Scatter, names:
         axes.text(x, y, number, color="white", fontsize=6.5, ha="center", va="center_baseline", zorder=4)
     for line in _lines(plan, found):
         axes.plot(*zip(*line, strict=True), color="#bbbbbb", linewidth=1, zorder=1)
-    axes.set_title(panel.title, fontsize=9)
-    axes.set_xlabel(panel.x.label, fontsize=8)
-    axes.set_ylabel(panel.y.label, fontsize=8)
+    axes.set_title(in_line(panel.title), fontsize=9)
+    axes.set_xlabel(in_line(panel.x.label), fontsize=8)
+    axes.set_ylabel(in_line(panel.y.label), fontsize=8)
     axes.grid(color="#eeeeee", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.margins(0.08)

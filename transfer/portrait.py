@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..console import in_line
 from .encodings import decoded
 from .scene import Category, Found, Scene, SceneSet, pixels
 
@@ -121,6 +122,7 @@ def _plate(
 
     Where all are taken it is left out: the colour still tells the class, and words on words tell nothing.
     """
+    words = in_line(words)
     left, top, right, bottom = pen.textbbox((0, 0), words, font=font)
     across, down = right - left + 4, bottom - top + 4
     for corner in corners:
