@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ..errors import Refused
 from ..files.locking import hold
-from ..files.opening import Unusable, descriptor_to_change, replacing
+from ..files.opening import Unusable, descriptor_to_change, read_text, replacing
 
 KEPT = ("log.jsonl", "evaluation.jsonl", "results.json", "detections.json", "predictions.png")
 """What stands in a run's folder only after its config.json."""
@@ -113,7 +113,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of the run in `folder`; raises Refused where there is none."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
     except FileNotFoundError:
         raise Refused(f"{folder} holds no run: it has no config.json; name the --out of a training") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..files.opening import make_text, open_text, open_to_read, partial, settle_name
+from ..files.opening import make_text, open_text, open_to_read, partial, read_text, settle_name
 from .beton import Beton, InvalidBeton, open_beton
 from .digests import cache_folder as cache_folder
 from .digests import file_sha256, in_turn, seal_of
@@ -88,7 +88,7 @@ def read_manifest(target: Path) -> dict[str, Any] | None:
     """The manifest of `target`, None where there is none; raises InvalidBeton for one that cannot be read."""
     path = sidecars(target)["manifest"]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:

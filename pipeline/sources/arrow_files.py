@@ -93,8 +93,8 @@ def opened(path: str) -> Any:
     library = pyarrow()
     with reading(path):
         if path.lower().endswith(".parquet"):
-            return library.parquet.ParquetFile(regular(Path(path)), memory_map=True)
-        source = library.memory_map(str(regular(Path(path))))
+            return library.parquet.ParquetFile(regular(path), memory_map=True)
+        source = library.memory_map(regular(path))
         try:
             reader = library.ipc.open_file(source)
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]

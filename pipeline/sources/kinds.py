@@ -2,6 +2,8 @@
 
 import os
 
+from ...files.opening import open_to_read
+
 NAMES = """
 jpg jpeg jpe jfif pjpeg pjp png apng webp gif bmp dib tif tiff ppm pgm pbm pnm pfm jp2 j2k jpc jpf jpx j2c avif avifs heic
 heif hif jxl ico cur icns tga psd pcx qoi mpo dds sgi rgb rgba xbm xpm ras dng cr2 cr3 nef arw raf orf rw2
@@ -52,15 +54,10 @@ def looks_like_image(head: bytes) -> bool:
 def begins_like_image(path: str) -> bool:
     """The same of the regular file `path`; one that cannot be opened is none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open_to_read(path) as file:
+            return looks_like_image(file.read(HEAD))
     except OSError:
         return False
-    try:
-        return looks_like_image(os.read(descriptor, HEAD))
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
 
 
 def told(name: str) -> str:

@@ -105,5 +105,5 @@ def _fault(member: tarfile.TarInfo) -> str:
 
 def read(span: Span, limit: int = 1 << 20) -> bytes:
     """The bytes of a small member, cut at `limit`."""
-    with open(span.path, "rb") as file:
+    with open_to_read(span.path) as file:
         return os.pread(file.fileno(), min(span.size, limit), span.offset)
