@@ -95,7 +95,7 @@ def _contrast(anchor_BD: Tensor, own_B: Tensor, bank_ND: Tensor, offered: Offere
 def ranked(critic_NM: Tensor, own_N: Tensor) -> tuple[Tensor, Tensor]:
     """Places and values of the exact ring, as the step finds them in a block of critic values."""
     where = window(RING, critic_NM.shape[1], limit=TERMS - 1)
-    taken_K = positions(where, critic_NM.device)
+    taken_K = positions(where, critic_NM.shape[1], None, critic_NM.device)[0]
     index_NK = torch.empty(len(critic_NM), len(taken_K), dtype=torch.int64)
     ranking = Ranking(len(critic_NM), critic_NM.shape[1], critic_NM.device)
     ranking.nearest_(index_NK, critic_NM, where.outer, taken_K, own_N=own_N)
