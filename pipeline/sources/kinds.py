@@ -1,7 +1,5 @@
 """What is an image, told by a file's name or by its first bytes: no file with an image's name is opened for it."""
 
-import os
-
 from ...files.opening import open_to_read
 
 NAMES = """
