@@ -4,6 +4,7 @@ The first is looked at as a checkpoint is copied, and one that is not finite is 
 written and stands among its facts (`sound`; earlier versions do not say it, and theirs count as sound).
 """
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,6 @@ from torch import Tensor
 
 from . import checkpoint, keeping, tensorfile
 
-BLOCK = 1 << 18  # numbers: 1 MB, which is still in a core's cache when it is looked at
-
 
 @torch.no_grad()
 def copy_(place: Tensor, tensor: Tensor) -> bool:
@@ -22,19 +21,12 @@ def copy_(place: Tensor, tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         place.copy_(tensor)
         return True
-    if tensor.numel() <= BLOCK or not (tensor.is_contiguous() and place.is_contiguous()) or tensor.is_cuda:
-        return _finite(place.copy_(tensor))
-    to, taken = place.view(-1), tensor.view(-1)
-    whole = True
-    for begin in range(0, tensor.numel(), BLOCK):
-        block = to[begin : begin + BLOCK]
-        whole &= _finite(block.copy_(taken[begin : begin + BLOCK]))
-    return whole
+    return _finite(place.copy_(tensor))
 
 
 def _finite(tensor: Tensor) -> bool:
-    low, high = torch.aminmax(tensor)  # a NaN is both
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    # a sum is not finite where a number is not, takes a fifth of the time that looking at each takes, and seldom overflows
+    return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())
 
 
 def unsound(parts: Mapping[str, Mapping[str, Tensor]]) -> str:

@@ -114,7 +114,7 @@ class Meeting:
             self._post(own, stays=True)
             missing = self._await([f"left {rank}" for rank in everyone], seconds, heed=False)
             silent = [rank for rank in everyone if f"left {rank}" in missing]
-            if silent:  # nobody is to wait for this one any more
+            if len(silent) == self.world - 1:  # it goes alone: nobody is to wait for it any more
                 self._post(own, stays=False)
             for rank in everyone:
                 if rank not in silent:

@@ -41,7 +41,7 @@ class Fault(NamedTuple):
     start where it is 0), room (`value` blocks are free), nohup, zeroed (the bytes of row `value`, as by a failing disk),
     hold (OUT.held says that the step has been reached, and it waits for OUT.go), late (it comes to its `step`-th meeting
     with the others, or to the end where that is 0, `value` seconds late), gone (the run's folder is removed),
-    broken (its update has a learning rate of 1e20)."""
+    broken (its update has a learning rate of `value`)."""
     step: int = 0
     value: float = 0
     """A negative number of bytes is no limit."""
@@ -137,7 +137,25 @@ def _late(fault: Fault) -> None:
     Meeting.part, Meeting.agree, Meeting.of_main = part, point(Meeting.agree), point(Meeting.of_main)
 
 
-def _afflict(fault: Fault, given: Sequence[str]) -> None:
+def _rate(learner: Any, rate: float) -> None:
+    for group in learner.optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _break_fine_tuning(fault: Fault) -> None:
+    from viewmill.transfer import loop
+
+    usual = loop.take_step
+
+    def take_step(job: Any, batch: Any, *, step: int, asked: int) -> Any:
+        if step + 1 == fault.step:
+            _rate(job.learner, fault.value)
+        return usual(job, batch, step=step, asked=asked)
+
+    loop.take_step = take_step
+
+
+def _afflict(fault: Fault, given: Sequence[str]) -> None:  # noqa: C901 (a table)
     """Have `fault` befall this process."""
     from viewmill import run
 
@@ -149,10 +167,12 @@ def _afflict(fault: Fault, given: Sequence[str]) -> None:
         if fault.step <= moment.step + 1 <= max(fault.step, fault.last):
             batch = IN_A_STEP[fault.kind](fault, given, batch)
         if fault.kind == "broken" and moment.step + 1 == fault.step:
-            learner.optimiser.param_groups[0]["lr"] = 1e20
+            _rate(learner, fault.value)
         return usual(learner, method, batch, moment, *rest, **options)
 
     match fault.kind:
+        case "broken" if given[0] != "train":
+            _break_fine_tuning(fault)
         case "full" if not fault.step:
             _limited(fault, given, None)
         case "nohup":

@@ -17,6 +17,8 @@ from viewmill.models.writer import Writer
 from viewmill.objectives import memory
 from viewmill.objectives.methods import METHODS
 
+BLOCK = 1 << 16
+
 
 @pytest.fixture(scope="module")
 def beton(tmp_path_factory) -> Path:
@@ -38,8 +40,8 @@ def standing(out: Path) -> list[int]:
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_one_number_that_is_not_finite_is_found_wherever_it_stands(kind, value):
-    size = 2 * sound.BLOCK + 3
-    for place in (0, sound.BLOCK - 1, sound.BLOCK, size - 1):
+    size = 2 * BLOCK + 3
+    for place in (0, BLOCK - 1, BLOCK, size - 1):
         tensor = torch.randn(size).to(kind)
         copy = torch.empty_like(tensor)
         assert sound.copy_(copy, tensor)
@@ -47,6 +49,12 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_stands(kind, value):
         tensor[place] = value
         assert not sound.copy_(copy, tensor)
         assert torch.equal(copy.isnan(), tensor.isnan())
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_large_numbers_whose_sum_is_none_any_more_are_finite_all_the_same(kind):
+    tensor = torch.full((BLOCK + 5,), torch.finfo(kind).max, dtype=kind)
+    assert sound.copy_(torch.empty_like(tensor), tensor)
 
 
 def test_whatever_lies_in_memory_otherwise_is_copied_as_it_is():
@@ -155,7 +163,7 @@ def test_a_step_that_breaks_the_network_ends_in_code_1_with_the_newest_sound_che
     """Step 7 leaves weights that are finite and worth nothing; its own loss was."""
     out = tmp_path / "run"
     more = ("--steps", "40", "--checkpoint-every", "1", "--max-masked", "5")
-    done = run(*train(beton, *more), out=out, faults=[Fault("broken", 7)])
+    done = run(*train(beton, *more), out=out, faults=[Fault("broken", 7, 1e20)])
     assert done.code == 1, done.said()
     told = ending(out)
     assert "5 updates in a row were not finite" in told["reason"]
@@ -171,16 +179,16 @@ def test_a_step_that_breaks_the_network_ends_in_code_1_with_the_newest_sound_che
 
 
 @pytest.mark.parametrize(
-    ("steps", "rate", "words"),
+    ("steps", "at", "rate", "words"),
     [
-        (3, "1e38", "is not finite at step"),
-        (1, "1e20", "no finite loss any more"),
-        (4, "1e20", "the last updates were left out"),
+        (3, 2, 1e38, "is not finite at step 3"),
+        (1, 1, 1e20, "no finite loss any more"),
+        (4, 2, 1e20, "the last updates were left out, since they were not finite: 2 in a row"),
     ],
 )
-def test_a_run_that_ends_broken_is_not_done(steps, rate, words, beton, tmp_path):
+def test_a_run_that_ends_broken_is_not_done(steps, at, rate, words, beton, tmp_path):
     out = tmp_path / "run"
-    done = run(*train(beton, "--steps", steps, "--learning-rate", rate), out=out)
+    done = run(*train(beton, "--steps", steps), out=out, faults=[Fault("broken", at, rate)])
     assert done.code == 1, done.said()
     assert words in ending(out)["reason"]
     assert "no checkpoint was sound" in ending(out)["reason"]
@@ -194,11 +202,11 @@ def test_fine_tuning_ends_in_the_same_way(world, beton, tmp_path):
     out = tmp_path / "tuned"
     arguments = ("finetune", "random", "--train", beton, "--test", beton, "--width", "4", "--size", "16", "--epochs", "1")
     arguments = (*arguments, "--batch", "16", "--threads", "1", "--precision", "no", "--checkpoint-every", "2")
-    done = run(*arguments, "--learning-rate", "1e36", out=out, world=world)
+    done = run(*arguments, out=out, world=world, faults=[Fault("broken", 5, 1e25)])
     assert [process.exitcode for process in done.processes] == [1] * world, done.said()
-    assert ending(out)["step"] == 0
-    assert "sound" in ending(out)["reason"]
-    assert not standing(out)
+    assert ending(out)["step"] == 4
+    assert "the newest sound checkpoint is that of step 4" in ending(out)["reason"]
+    assert standing(out)[-1] == 4
     assert done.said().count("viewmill: ") == 1
 
 
