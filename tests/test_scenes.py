@@ -15,7 +15,7 @@ from viewmill.transfer import figures, portrait, yolo
 from viewmill.transfer.coco import open_coco
 from viewmill.transfer.encodings import decoded, encoded, of_mask, unpacked
 from viewmill.transfer.mending import mirrored
-from viewmill.transfer.opened import open_scenes
+from viewmill.transfer.opened import check_objects, open_scenes
 from viewmill.transfer.scene import Category, Found, check_sizes, masks, pixels
 from viewmill.transfer.voc import NAMES, open_voc
 
@@ -776,3 +776,40 @@ def test_real_photographs_with_boxes_are_converted_and_agree_with_their_polygons
 def _overlap(one, other):
     inside = np.prod(np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None))
     return inside / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - inside)
+
+
+# What tools write otherwise
+
+
+def test_the_text_0_is_no_crowd_and_a_set_of_crowds_alone_has_nothing_to_learn(opening, tmp_path):
+    for value, crowd in (("0", False), (0.0, False), (None, False), ("1", True), (True, True), ("false", False)):
+        scenes = opening(content_of(box(1, 2, 10, 20, iscrowd=value)), "detection")
+        assert scenes.scenes[0].instances.crowd_N.tolist() == [crowd]
+        if crowd:
+            with pytest.raises(
+                ValueError, match="has nothing to learn: 1 objects in 2 images, 1 of them crowds or difficult"
+            ):
+                check_objects(scenes, tmp_path, task="detection", use="learn")
+        else:
+            check_objects(scenes, tmp_path, task="detection", use="learn")
+    with pytest.raises(ValueError, match="iscrowd 'some': it must be 0 or 1"):
+        opening(content_of(box(1, 2, 10, 20, iscrowd="some")), "detection")
+    with pytest.raises(
+        ValueError, match=r"nothing to be measured on: no object that can be used; objects left out since .* 1"
+    ):
+        check_objects(opening(content_of(box(1, 2, 0, 20)), "detection"), tmp_path, task="detection", use="be measured on")
+
+
+@pytest.mark.parametrize("number", ["3", "3.0", 3.0])
+def test_a_category_is_known_by_its_number_however_it_is_written(opening, number):
+    scenes = opening(content_of(box(1, 2, 10, 20, category_id=number)), "detection")
+    assert scenes.scenes[0].instances.label_N.tolist() == [1]
+    assert "ids or sizes that are text or have a point, taken as what they say: 1" in scenes.notes[0]
+
+
+def test_of_two_categories_of_a_name_the_one_without_objects_is_left_out(opening):
+    twins = [{"id": 0, "name": "cat"}, {"id": 3, "name": "cat"}]
+    scenes = opening(content_of(box(1, 2, 10, 20), categories=twins), "detection")
+    assert [category.id for category in scenes.categories] == [3]
+    with pytest.raises(ValueError, match="two categories of one name"):
+        opening(content_of(box(1, 2, 10, 20), box(1, 2, 10, 20, category_id=0), categories=twins), "detection")

@@ -7,7 +7,7 @@ the file that was meant (other annotations, missing images, contradicting ids) i
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..files.opening import LARGE, open_to_read, read_bytes, replacing
 from .encodings import encoded, is_polygon
+from .lenient import cleaned_, one_each
 from .mending import Notes, Raw, instances, is_number, lines, mirrored, note
 from .scene import Category, Scene, SceneSet, Task, check_task, coco_masks
 
@@ -23,8 +24,10 @@ LONGEST = 1_000_000
 """Pixels that no side of an image has: numbers beyond are mistakes."""
 
 
-def open_coco(annotations: Path, images: Path, *, task: Task) -> SceneSet:
+def open_coco(annotations: Path, images: Path | Sequence[Path], *, task: Task) -> SceneSet:
     """The annotated images of a COCO file, in its order, images without objects too.
+
+    Of several folders of `images` it is the first that holds the first image.
 
     Masks are read for the task "segmentation" alone, and an object without one is left out there; keypoints for the task
     "keypoints", which keeps the categories that have them: all of these must have the same ones.
@@ -38,13 +41,15 @@ def open_coco(annotations: Path, images: Path, *, task: Task) -> SceneSet:
         coco_masks()
     raw, content = _read(annotations)
     notes: Notes = {}
+    cleaned_(content, annotations, notes)
     rows = _unique(content["categories"], annotations, "a category", "name", notes)
+    rows = one_each(rows, content["annotations"], annotations, notes)
     keypoints, sigmas = _skeleton(rows, annotations) if task == "keypoints" else ((), ())
     chosen = [row for row in rows if not keypoints or row.get("keypoints")]
     categories = tuple(Category(row["id"], row["name"]) for row in sorted(chosen, key=lambda row: row["id"]))
-    if len({category.name for category in categories}) != len(categories):
-        raise ValueError(f"{annotations} has two categories of one name: rename one, since classes are known by their names")
     listed = _unique(content["images"], annotations, "an image", "file_name", notes)
+    folders = (images,) if isinstance(images, Path) else images
+    images = next((folder for folder in folders if (folder / listed[0]["file_name"]).is_file()), folders[0])
     _check_files(listed, images, annotations)
     known = {row["id"] for row in rows}
     objects = _by_image(content["annotations"], {row["id"] for row in listed}, known, annotations, notes)
@@ -78,7 +83,7 @@ def _read(path: Path) -> tuple[bytes, Row]:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: name a COCO file of annotations") from None
     try:
-        content = json.loads(raw)
+        content = json.loads(raw.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"{path} is damaged or cut off, it is no JSON ({error}): fetch it again") from None
     if isinstance(content, list):

@@ -16,7 +16,7 @@ from ..files.typed import check_settings
 from ..journal.folder import difference, read_config, recorded, settle_config
 from ..journal.signals import deferred
 from ..objectives import meeting
-from .opened import open_scenes
+from .opened import check_objects, open_scenes
 from .precision import average_precision
 from .presets import JUDGED, PRESETS, Course, course_of
 from .results import plan, show, write_results
@@ -84,6 +84,8 @@ def open_data(config: Transfer) -> Data:
     test = open_scenes(config.test, config.test_images, task=config.task, categories=train.categories)
     if config.task == "keypoints" and train.keypoints != test.keypoints:
         raise ValueError(f"{config.train} and {config.test} have other keypoints: they must be the same, in the same order")
+    check_objects(train, config.train, task=config.task, use="learn")
+    check_objects(test, config.test, task=config.task, use="be measured on")
     for kind in JUDGED[config.task].values():
         average_precision(test, (), kind=kind)  # what it refuses must not be refused after days of training
     if not (config.out / "config.json").exists() and os.environ.get("RANK", "0") == "0":

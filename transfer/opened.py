@@ -33,9 +33,9 @@ def open_scenes(
 
 def _opened(path: Path, images: Path | None, task: Task) -> SceneSet:
     if path.is_dir() and (path / "instances.json").is_file():
-        return open_coco(path / "instances.json", images or _beside(path / "instances.json"), task=task)
+        return open_coco(path / "instances.json", images or _around(path / "instances.json"), task=task)
     if path.is_file() and path.suffix == ".json":
-        return open_coco(path, images or _beside(path), task=task)
+        return open_coco(path, images or _around(path), task=task)
     if path.is_file() and path.suffix == ".txt" and path.parent.parent.name == "ImageSets":
         return open_voc(path.parents[2], path.stem, task=task)
     if not path.exists() and is_voc(path.parent):
@@ -46,12 +46,30 @@ def _opened(path: Path, images: Path | None, task: Task) -> SceneSet:
     raise ValueError(f"{path} {there} of the annotations that can be opened: {KINDS}")
 
 
-def _beside(annotations: Path) -> Path:
-    """Where a COCO file's images lie: images/ beside it, COCO's own layout (annotations/instances_X.json, X), with it."""
-    split = annotations.stem.rsplit("_", 1)[-1]
-    around = annotations.parent.parent
-    guesses = (annotations.parent / "images", around / split, around / "images" / split, around / "images")
-    return next((guess for guess in guesses if guess.is_dir()), annotations.parent)
+def _around(annotations: Path) -> list[Path]:
+    """Where a COCO file's images may lie: images/ beside it, COCO's own layout (annotations/instances_X.json, X), with it.
+
+    And in the folder above, whose subfolders a file in annotations/ may name.
+    """
+    split, beside = annotations.stem.rsplit("_", 1)[-1], annotations.parent
+    around = beside.parent
+    guesses = (beside / "images", around / split, around / "images" / split, around / "images")
+    return [*(guess for guess in guesses if guess.is_dir()), beside, around]
+
+
+def check_objects(scenes: SceneSet, path: Path, *, task: Task, use: str) -> None:
+    """Raise ValueError where a set has nothing to learn from or to be measured on, with what it has by reason."""
+    crowds = [crowd for scene in scenes.scenes for crowd in scene.instances.crowd_N.tolist()]
+    hidden = 0
+    if task == "keypoints":
+        found = [scene.instances for scene in scenes.scenes if scene.instances.keypoint_NK3 is not None]
+        hidden = sum(int((~one.crowd_N & (one.keypoint_NK3[..., 2] == 0).all(axis=1)).sum()) for one in found)  # pyright: ignore[reportOptionalSubscript]
+    if len(crowds) - sum(crowds) - hidden > 0:
+        return
+    reasons = [f"{len(crowds)} objects in {len(scenes.scenes)} images"] if crowds else ["no object that can be used"]
+    reasons += [f"{sum(crowds)} of them crowds or difficult (iscrowd, difficult)"] if any(crowds) else []
+    reasons += [f"{hidden} of them without a keypoint that is labelled"] if hidden else []
+    raise ValueError(f"{path} has nothing to {use}: {', '.join(reasons)}{''.join(f'; {text}' for text in scenes.notes)}")
 
 
 def relabelled(scenes: SceneSet, categories: Sequence[Category], path: Path) -> SceneSet:

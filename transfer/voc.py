@@ -1,7 +1,6 @@
 """Annotations of Pascal VOC: one XML file an image, lists of images, one or several years in a folder."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ NAMES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
     *("motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # of images; VOC's own are the first
 LISTS = {"detection": "Main", "segmentation": "Segmentation"}
 
 
@@ -59,11 +59,11 @@ def open_voc(root: Path, split: str, *, task: Task = "detection") -> SceneSet:
     digest = hashlib.sha256()
     read: list[tuple[Path, Path, Page]] = []
     for year, names in _years(root, split, LISTS[task]):
-        _check_files(year, names, task)
+        pictures = _check_files(year, names, task)
         for name in names:
             raw = read_bytes(year / "Annotations" / f"{name}.xml")
             digest.update(f"{year.name} {name}\n".encode() + raw)
-            file = year / "JPEGImages" / f"{name}.jpg"
+            file = pictures[name]
             read.append((year, file, page(raw, year / "Annotations" / f"{name}.xml", file)))
     found = {thing.name for *_, one in read for thing in one.things}
     names = NAMES if found <= set(NAMES) else tuple(sorted(found))
@@ -116,16 +116,25 @@ def _years(root: Path, split: str, kind: str) -> Iterator[tuple[Path, Sequence[s
         yield folder, names
 
 
-def _check_files(year: Path, names: Sequence[str], task: Task) -> None:
-    parts = [("Annotations", ".xml"), ("JPEGImages", ".jpg")]
-    for part, ending in [*parts, *([("SegmentationObject", ".png")] if task == "segmentation" else [])]:
-        held = set(os.listdir(year / part)) if (year / part).is_dir() else set()
-        missing = [name for name in names if name + ending not in held]
+def _check_files(year: Path, names: Sequence[str], task: Task) -> dict[str, Path]:
+    """The image of each name; raises ValueError where files are missing."""
+    pictures = {
+        path.stem: path
+        for ending in reversed(ENDINGS)  # so that the first of them wins
+        for path in (year / "JPEGImages").glob("*")
+        if path.suffix.lower() == ending
+    }
+    parts = [("Annotations", ".xml")] + ([("SegmentationObject", ".png")] if task == "segmentation" else [])
+    held = {part: {path.name for path in (year / part).glob(f"*{ending}")} for part, ending in parts}
+    lacking = {part: [name + ending for name in names if name + ending not in held[part]] for part, ending in parts}
+    lacking["JPEGImages"] = [f"{name}.jpg" for name in names if name not in pictures]
+    for part, missing in lacking.items():
         if missing:
-            first = f"{part}/{missing[0]}{ending}"
+            first = f"{part}/{missing[0]}" + (f" (or {', '.join(ENDINGS[1:])})" if part == "JPEGImages" else "")
             raise ValueError(
                 f"{year} lacks {len(missing)} of {len(names)} files of {part}, the first is {first}: unpack it whole"
             )
+    return pictures
 
 
 def page(raw: bytes, path: Path, image: Path) -> Page:
@@ -164,7 +173,7 @@ def _thing(found: ElementTree.Element, path: Path) -> Thing:
         box = (left - 1, top - 1, right, bottom)
     except ValueError:
         box = ()
-    return Thing(name, box, found.findtext("difficult", "0").strip() == "1")
+    return Thing(name, box, found.findtext("difficult", "0").strip().lower() in ("1", "true"))
 
 
 def _masks(path: Path, one: Page) -> list[dict[str, Any] | None]:
