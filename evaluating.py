@@ -17,7 +17,7 @@ from .datasets import open_images, refusing
 from .evaluation.features import RAW_PIXELS, Features, Pair, Shown, augmented, extract, raw_pixels
 from .evaluation.protocols import Options, Told, measure
 from .evaluation.store import digest_of, identity_of, kept, scores_of
-from .evaluation.tasks import Task, class_task, column_task
+from .evaluation.tasks import Task, class_task, column_task, same_images
 from .files.opening import descriptor_to_change
 from .pipeline.beton import Beton
 from .pipeline.engine import choose
@@ -93,7 +93,10 @@ def _opened(train: Path, test: Path, columns: Sequence[str]) -> DataSet:
     name = train.stem if train.is_file() else train.resolve().name
     name = train.resolve().parent.name if name.lower() in PARTS else name
     tasks = [column_task(column, train_set, test_set) for column in columns]
-    return DataSet(name, train_set, test_set, tasks or [class_task(train_set, test_set, name=CLASS)])
+    tasks = tasks or [class_task(train_set, test_set, name=CLASS)]
+    for note in (*same_images(train_set, test_set), *(note for task in tasks for note in task.notes)):
+        say(f"{name}: {note}")
+    return DataSet(name, train_set, test_set, tasks)
 
 
 def _of_data_set(config: Evaluate, options: Options, contenders: dict[str, Shown], data: DataSet) -> list[list[Result]]:
@@ -219,6 +222,7 @@ def _line(result: Result, config: Evaluate, encoders: Encoders) -> dict[str, Any
         "classes": list(result.task.classes),
         "confusion": score.confusion_CC.tolist() if len(result.task.classes) <= CONFUSION else None,
         "data": files,
+        "overlap": 1.0 if same_images(data.train, data.test) else 0.0,
     }
 
 

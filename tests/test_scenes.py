@@ -813,3 +813,13 @@ def test_of_two_categories_of_a_name_the_one_without_objects_is_left_out(opening
     assert [category.id for category in scenes.categories] == [3]
     with pytest.raises(ValueError, match="two categories of one name"):
         opening(content_of(box(1, 2, 10, 20), box(1, 2, 10, 20, category_id=0), categories=twins), "detection")
+
+
+def test_images_may_lie_in_a_folder_that_the_file_names_and_a_byte_order_mark_may_stand_before_it(tmp_path):
+    photo(tmp_path / "images" / "a.jpg")
+    content = content_of(box(1, 2, 10, 20), images=[{"id": 7, "file_name": "images/a.jpg"}])
+    for folder in (tmp_path, tmp_path / "annotations"):
+        folder.mkdir(exist_ok=True)
+        (folder / "instances.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+        (scene,) = open_scenes(folder / "instances.json", task="detection").scenes
+        assert scene.path.resolve() == (tmp_path / "images" / "a.jpg").resolve()

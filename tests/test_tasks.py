@@ -8,7 +8,7 @@ from faults import figures
 
 from viewmill.evaluation.features import Features, Pair
 from viewmill.evaluation.protocols import Options, measure
-from viewmill.evaluation.tasks import NOBODY, class_task, column_task, task_of
+from viewmill.evaluation.tasks import NOBODY, class_task, column_task, same_images, task_of
 from viewmill.pipeline.beton import RAW, Sample, open_beton
 from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.manifest import sidecars
@@ -162,3 +162,11 @@ def test_a_file_without_labels_is_refused_by_name(tmp_path, bare):
     files = {name: written(tmp_path / f"{name}.beton", [-1 if name == bare else 0, 1]) for name in ("train", "test")}
     with pytest.raises(ValueError, match=rf"{bare}\.beton holds images without a label"):
         class_task(**files)
+
+
+def test_one_file_for_both_is_said_and_two_are_not(tmp_path):
+    one, other = written(tmp_path / "one.beton", [0, 1, 1]), written(tmp_path / "other.beton", [0, 1])
+    assert same_images(one, other) == ()
+    write_beton(tmp_path / "c.beton", (Sample(RAW, 2, 2, n, b"x" * 12) for n in (0, 1, 1)), capacity=3)
+    assert same_images(one, open_beton(tmp_path / "c.beton")) == ()  # as large, of the same classes
+    assert "hold the same images" in same_images(one, one)[0]
