@@ -61,7 +61,7 @@ def _whole(value: Any, *, of_text: bool) -> int | None:
             value = float(value)
         except ValueError:
             return None
-    if type(value) in (int, float) and abs(value) < 2**53 and value == int(value):
+    if isinstance(value, int | float) and type(value) is not bool and abs(value) < 2**53 and value == int(value):
         return int(value)
     return None
 
