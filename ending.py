@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .console import say
 from .datasets import refusing
 from .errors import Failed, Refused, Unsound
-from .journal.folder import Hold, check_folder, locked, recorded, write_json
+from .journal.folder import Hold, check_folder, locked, read_config, write_json
 from .journal.log import versions
 from .journal.signals import end_with_launcher
 from .models.keeping import step_of, steps
@@ -89,7 +89,7 @@ def stood(folder: Path) -> dict[str, int]:
     with suppress(OSError):
         step = next((step_of(path) or 0 for path in reversed(steps(folder / "checkpoints"))), 0)
     with suppress(Refused, TypeError, ValueError):
-        total = int(recorded(folder).get("steps", 0))
+        total = int(read_config(folder).get("steps", 0))
     return {"step": step, "steps": total}
 
 

@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from msgspec import Struct
 from torch import Tensor, nn
 
+from .configs import FromZero, as_now, config_of, unlike
 from .errors import Failed, Unsound
-from .journal.folder import Hold, difference, read_config
+from .files.typed import Misfit, fitted
+from .journal.folder import Hold
 from .journal.log import versions
 from .learner import Learner, Settings, network
 from .models import checkpoint, update
@@ -134,7 +137,7 @@ def _check(path: Path, held: Checkpoint, learner: Learner) -> None:
     wanted = parts_of(learner)
     if missing := [name for name in wanted if name not in held.parts]:
         raise InvalidCheckpoint(f"{path} lacks {', '.join(missing)}")
-    if other := difference(learner.settings, held.facts["config"]):
+    if other := differs(learner.settings, held.facts, path):
         raise InvalidCheckpoint(f"{path} is of another run: {other}")
     for part, tensors in wanted.items():
         for name, tensor in tensors.items():
@@ -142,6 +145,23 @@ def _check(path: Path, held: Checkpoint, learner: Learner) -> None:
             if there is None or there.shape != tensor.shape or there.dtype != tensor.dtype:
                 is_now = "nothing" if there is None else f"{there.dtype} {list(there.shape)}"
                 raise InvalidCheckpoint(f"{path} has {is_now} for {part} {name}, not {tensor.dtype} {list(tensor.shape)}")
+
+
+class Facts(Struct, frozen=True):
+    """What is read of the facts in a checkpoint's manifest."""
+
+    step: FromZero
+    config: dict[str, Any]
+    versions: dict[str, str | None] = {}
+
+
+def differs(settings: Settings, facts: dict[str, Any], path: Path) -> str:
+    """The first setting in which the checkpoint at `path` is another run's, in words; raises InvalidCheckpoint."""
+    where = f"{path / 'manifest.json'}"
+    try:
+        return unlike(settings, as_now(fitted(facts, Facts, where=where, at=("facts",)).config, where=where).config)
+    except Misfit as error:
+        raise InvalidCheckpoint(str(error)) from None
 
 
 def _fill_(learner: Learner, held: Checkpoint) -> None:
@@ -171,10 +191,9 @@ class Encoders(NamedTuple):
 
 def read_training(run: Path) -> Settings:
     """The configuration of the training in folder `run`; raises ValueError where it is none, or one of something else."""
-    settings = read_config(run)
-    if "architecture" not in settings:
-        kind = settings.get("command", "something else")
-        raise ValueError(f"{run} is a run of {kind}, not a training of an encoder: name one of those")
+    settings = config_of(run)
+    if "command" in settings:
+        raise ValueError(f"{run} is a run of {settings['command']}, not a training of an encoder: name one of those")
     return settings
 
 
@@ -187,6 +206,8 @@ def load_encoders(run: Path, *, ema: bool = False) -> Encoders:
     found = checkpoint.newest(run / "checkpoints")
     if found is None:
         raise ValueError(f"{run} holds no checkpoint yet: train it first")
+    if other := differs(settings, found.checkpoint.facts, found.path):
+        raise ValueError(f"{found.path} is of another run than {run / 'config.json'} says: {other}")
     if ema and "ema" not in found.checkpoint.parts:
         raise ValueError(f"{run} keeps no moving average of its weights: train with --ema, or evaluate without")
     trained, untrained = network(settings), network(settings)

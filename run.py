@@ -64,6 +64,7 @@ from . import commands
 from .answers import doctor, methods
 from .commands import Bench, Demo, Train
 from .commands.line import by_name, in_order
+from .configs import FORMAT, recorded, settle_config
 from .console import plain_errors, say, settle_streams, unboxed
 from .converting import convert
 from .datasets import inspect, open_images, refusing, split, subset, told_apart
@@ -71,12 +72,12 @@ from .ending import REASONS, Start, at_its_end, left_out, shared, standing, star
 from .errors import Failed, Refused, Unsound
 from .files.typed import check_settings
 from .journal.clock import Clock
-from .journal.folder import recorded, settle_config
 from .journal.signals import deferred
 from .limits import FREE, MAY_DIFFER, for_images, method_of
 from .objectives import meeting
 from .objectives.method import Method
 from .objectives.schedules import Moment
+from .pipeline.recipe_file import data_of
 from .pipeline.sources.opened import is_source
 from .planned import plan
 from .settings import values
@@ -181,14 +182,14 @@ def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -
     own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
     steps = config.steps or config.epochs * len(loader)
     data = {"rows": len(beton), "data_fingerprint": beton.fingerprint}
-    views = {"recipe": config.recipe and repr(loader.recipe), "engine": loader.engine_name, "placement": loader.placement}
+    views = {"recipe": config.recipe and data_of(loader.recipe), "engine": loader.engine_name, "placement": loader.placement}
     network = dataclasses.asdict(architecture(own, method))
     made_of = {
         "objective": dict(values(method)),
         "architecture": {name: value for name, value in network.items() if name != "recompute"},
         "colours": colours_of(loader.recipe.views[0]),
     }
-    described = {"format": 1, **own, **views, "steps": steps, **data, **made_of}
+    described = {"format": FORMAT, **own, **views, "steps": steps, **data, **made_of}
     return json.loads(json.dumps(described))  # as a later start will read it: JSON knows no tuples
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .commands import Train
+from .configs import recorded
 from .console import say
-from .journal.folder import recorded
 from .objectives import meeting
 from .objectives.method import Method, candidate_count
 from .objectives.parts import Everything

@@ -6,13 +6,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..journal.folder import difference
 from ..models import checkpoint
 from ..models.encoders import DESIGNS, build
 from ..models.foreign import PREFIX
 from ..models.network import Colour
 from ..pipeline.recipe import View, weak
-from ..resume import read_training
+from ..resume import differs, read_training
 
 Half = Literal["both", "first", "second"]
 CHANNELS = {"both": slice(0, 3), "first": slice(0, 1), "second": slice(1, 3)}  # as pipeline.recipe.View splits them for CMC
@@ -91,7 +90,7 @@ def load(run: Path, *, ema: bool = False, half: Half = "both") -> Trained:
     if found is None:
         raise ValueError(f"{run} holds no checkpoint yet: train it first")
     parts, facts = found.checkpoint
-    if other := difference(settings, facts["config"]):
+    if other := differs(settings, facts, found.path):
         raise ValueError(f"{found.path} is of another run than {run / 'config.json'} says: {other}")
     if ema and "ema" not in parts:
         raise ValueError(f"{run} keeps no moving average of its weights: train with --ema .99, or export without --ema")

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from ..errors import Refused
 from ..files.locking import hold
-from ..files.opening import Unusable, descriptor_to_change, read_text, replacing
+from ..files.opening import Unusable, descriptor_to_change, replacing
+from ..files.typed import Misfit, read_json
 
 KEPT = ("log.jsonl", "evaluation.jsonl", "results.json", "detections.json", "predictions.png")
 """What stands in a run's folder only after its config.json."""
@@ -80,22 +81,8 @@ def check_folder(folder: Path) -> None:
         raise Refused(f"{folder} has a file {found[0]} that is of no run, since it has no config.json: choose another --out")
 
 
-def settle_config(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Write `config`, or check it against the one that stands; True where the run had been started before.
-
-    Raises Refused naming the first key that differs.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        write_json(path, config)
-        return False
-    if other := difference(config, read_config(folder)):
-        raise Refused(f"{folder} holds a run with {other}: choose another --out, or start it as before to continue it")
-    return True
-
-
 def difference(config: Mapping[str, Any], earlier: Mapping[str, Any]) -> str:
-    """The first key in which two configurations differ, in words; "" where they are the same."""
+    """The first key, dotted, in which two configurations differ, in words; "" where they are the same."""
     config, earlier = _flat(config), _flat(earlier)
     for key in [*config, *(key for key in earlier if key not in config)]:
         if config.get(key) != earlier.get(key):
@@ -103,29 +90,32 @@ def difference(config: Mapping[str, Any], earlier: Mapping[str, Any]) -> str:
     return ""
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """One level of entries, so that a difference is named where it lies."""
-    whole = {key: value for key, value in config.items() if not isinstance(value, dict)}
-    return whole | {key: value for part in config.values() if isinstance(part, dict) for key, value in part.items()}
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Entries by dotted names, so that a difference is named where it lies and none hides another of its name."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            found |= _flat({f"{key}[{place}]": item for place, item in enumerate(value)}, prefix)
+        elif isinstance(value, dict) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the run in `folder`; raises Refused where there is none."""
-    path = folder / "config.json"
+    """What stands in the configuration of the run in `folder`; raises Refused where there is none.
+
+    As whichever version wrote it: configs.py makes of it what this version has.
+    """
     try:
-        config = json.loads(read_text(path))
+        return read_json(folder / "config.json", dict[str, Any])
     except FileNotFoundError:
         raise Refused(f"{folder} holds no run: it has no config.json; name the --out of a training") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise Refused(f"{path} is damaged: {error}") from None
-    if not isinstance(config, dict):
-        raise Refused(f"{path} is damaged: it holds no object")
-    return config
-
-
-def recorded(folder: Path) -> dict[str, Any]:
-    """The configuration of the run in `folder`; empty where none has begun there."""
-    return read_config(folder) if (folder / "config.json").exists() else {}
+    except Misfit as error:
+        raise Refused(f"{error}: it is damaged") from None
+    except OSError as error:
+        raise Refused(f"{folder / 'config.json'} cannot be read: {error}") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

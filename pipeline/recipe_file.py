@@ -21,6 +21,7 @@ from ..files.wording import dotted, fields_of, nearest
 from .recipe import RECIPES, VIEWS, CentreCrop, Patch, RandomCrop, Recipe, View
 
 Table = dict[str, Any]
+COUNT: Any = Annotated[int, Meta(ge=1, le=VIEWS)]
 
 
 class Given(Struct, forbid_unknown_fields=True, frozen=True):
@@ -62,7 +63,7 @@ def made(given: Given, *, where: str, size: int | None = None) -> Recipe:
     views: list[View] = []
     for place, view in enumerate(given.views):
         at = ("views", place)
-        counted = fitted(view.get("count", 1), Annotated[int, Meta(ge=1, le=VIEWS)], where=where, at=(*at, "count"))
+        counted = fitted(view.get("count", 1), COUNT, where=where, at=(*at, "count"))
         views += [_view(view, where, at, size)] * counted
     try:
         return Recipe(tuple(views))
@@ -71,7 +72,8 @@ def made(given: Given, *, where: str, size: int | None = None) -> Recipe:
 
 
 def _view(given: Table, where: str, at: tuple[str, int], size: int | None) -> View:
-    kinds, found = fields_of(View), {} if size is None else {"size": size}
+    kinds = fields_of(View)
+    found: Table = {} if size is None else {"size": size}
     for name, value in given.items():
         if name == "count":
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from ..configs import as_now
 from ..files.opening import open_to_read, read_text
 from ..journal.folder import read_config
 from .curve import Curve, number
@@ -110,6 +111,8 @@ def names(places: Sequence[Path]) -> list[str]:
 
 def _run(folder: Path, name: str, bins: int, judge: Judge) -> Run:
     config = read_config(folder)
+    with suppress(ValueError):  # what cannot be taken as it is written is shown as it is written
+        config = as_now(config, where=str(folder / "config.json")).config
     results, torn = _lines(folder / "evaluation.jsonl")
     told = read_log(folder / "log.jsonl", bins=bins)
     return Run(

@@ -3,23 +3,24 @@
 Shape suffixes: N = sampled rows, B = rows of a batch, F = features, S = side.
 """
 
-import ast
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ..datasets import open_images
+from ..older import of_repr
 from ..pipeline.beton import Beton
 from ..pipeline.cache import cached_path
 from ..pipeline.loader import BetonLoader, ViewBatch
 from ..pipeline.manifest import read_manifest, sidecars
 from ..pipeline.order import steps_per_epoch
 from ..pipeline.picture import as_seen, originals
-from ..pipeline.recipe import RECIPES, Blur, CentreCrop, Jitter, Patch, RandomCrop, Recipe, View, weak
+from ..pipeline.recipe import RECIPES, Recipe, weak
+from ..pipeline.recipe_file import recipe_from
 from ..pipeline.sources.opened import is_source
 from ..resume import load_encoders
 from .curve import number
@@ -27,7 +28,6 @@ from .read import Run
 
 BATCH = 128
 COLUMNS = 6  # views of an image, over as many epochs as that takes
-PARTS = {kind.__name__: kind for kind in (Recipe, View, RandomCrop, CentreCrop, Patch, Jitter, Blur)}
 
 
 class Gone(ValueError):
@@ -84,23 +84,11 @@ def recipe_of_run(run: Run, recipes: Mapping[str, str]) -> Recipe:
     written, size = run.config.get("recipe"), run.config.get("size")
     try:
         if written:
-            found = _built(ast.parse(str(written), mode="eval").body)
-            if not isinstance(found, Recipe):
-                raise Gone("config.json holds no recipe that can be read")
-            return found
+            where = "config.json: recipe"
+            return recipe_from(of_repr(written, where=where) if isinstance(written, str) else written, where=where)
         return RECIPES[recipes[str(run.config.get("method"))]](int(size))  # pyright: ignore[reportArgumentType]
-    except (KeyError, TypeError, ValueError, SyntaxError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise Gone(f"the recipe of its views is not known here ({type(error).__name__})") from None
-
-
-def _built(node: ast.expr) -> Any:
-    """The value that a dataclass's repr describes: calls of PARTS, tuples and constants, nothing else is read."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-        given = {word.arg: _built(word.value) for word in node.keywords if word.arg}
-        return PARTS[node.func.id](**given)
-    if isinstance(node, ast.Tuple):
-        return tuple(_built(part) for part in node.elts)
-    return ast.literal_eval(node)
 
 
 class Seen(NamedTuple):

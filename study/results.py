@@ -16,9 +16,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from msgspec import Struct
+
+from ..commands.ranges import FromOne, FromZero
 from ..console import say
 from ..files.locking import hold
 from ..files.opening import LARGE, descriptor_to_change, read_bytes, replacing
+from ..files.typed import fitted
 from ..journal.folder import read_config
 from ..pipeline.beton import Beton
 from .axes import OWN
@@ -40,6 +44,15 @@ NO_SCALARS = (
     "saved_age_s",
 )
 TOLD = ("task", "encoder", "kind", "protocol", "top1", "interval")
+
+
+class Ran(Struct, frozen=True):
+    """What is read of a run's configuration."""
+
+    method: str
+    steps: FromZero
+    batch: FromOne
+    engine: str | None = None
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -158,7 +171,7 @@ def of_settings(
 
 def result(job: Job, plan: Plan, run: Path, told: Sequence[Line], evaluation_s: float, images: Mapping[str, Beton]) -> Line:
     """What is kept of a run that has been trained and evaluated; `told` is what the evaluation printed."""
-    config, records = read_config(run), _records(run / "log.jsonl")
+    config, records = fitted(read_config(run), Ran, where=str(run / "config.json")), _records(run / "log.jsonl")
     fingerprints = {part: beton.fingerprint for part, beton in images.items()}
     settings = settings_of(job, plan, fingerprints)
     start = next((record for record in reversed(records) if record["event"] == "start"), {})
@@ -167,18 +180,18 @@ def result(job: Job, plan: Plan, run: Path, told: Sequence[Line], evaluation_s: 
         "study": plan.file.stem,
         "name": job.contender.name,
         "base": job.contender.base,
-        "method": config["method"],
+        "method": config.method,
         "set": list(job.contender.train.set),
         "seed": job.seed,
         "digest": digest_of(settings),
-        "steps": config["steps"],
+        "steps": config.steps,
         "training_s": round(seconds, 2),
         "evaluation_s": round(evaluation_s, 2),
-        "images_per_s": round(config["steps"] * config["batch"] / max(seconds, 1e-9), 1),
+        "images_per_s": round(config.steps * config.batch / max(seconds, 1e-9), 1),
         "last_epoch": last_epoch(records),
         "evaluations": [_told(line, alone=not plan.data.others) for line in told],
         "images": {part: len(beton) for part, beton in images.items()},
-        "engine": config.get("engine"),
+        "engine": config.engine,
         "versions": start.get("versions", {}),
         "hardware": {**start.get("hardware", {}), "device": start.get("device")},
         "time": round(time.time(), 3),

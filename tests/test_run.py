@@ -474,11 +474,12 @@ def test_a_recipe_of_ones_own_is_kept_with_the_run_and_must_suit_the_method(beto
     (tmp_path / "mine.toml").write_text("[[views]]\ncount = 2\ncrop = {scale = [0.5, 1.0]}\n")
     arguments = ("train", "--data", beton, "--out", tmp_path / "run", *TINY, "--steps", "1")
     assert viewmill(*arguments, "--recipe", tmp_path / "mine.toml").returncode == 0
-    assert "scale=(0.5, 1.0)" in json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
+    assert [view["crop"]["scale"] for view in kept["views"]] == [[0.5, 1.0]] * 2
     (tmp_path / "mine.toml").write_text("[[views]]\ncount = 2\ncrop = {scale = [0.4, 1.0]}\n")
     changed = viewmill(*arguments, "--recipe", tmp_path / "mine.toml")
     assert changed.returncode == 2
-    assert "recipe" in changed.stderr
+    assert "recipe.views[0].crop.scale = [0.5, 1.0], this one has [0.4, 1.0]" in changed.stderr
     unsuited = viewmill(*arguments, "--recipe", "multicrop")
     assert unsuited.returncode == 2
     assert "simclr takes views in groups of [2]; multicrop makes groups of [2, 6]" in unsuited.stderr

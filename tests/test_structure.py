@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "models", "objectives", "journal", "evaluation", "transfer", "export", "report", "benchmarks")
 PACKAGES = (*PACKAGES, "study", "commands", "files")
 GROUND = {"errors", "console", "files"}  # known by all, knowing none but one another
-AT_THE_TOP = ("commands", "datasets", "resume")
+AT_THE_TOP = ("commands", "configs", "datasets", "older", "resume")
 MAY_IMPORT = {
     "files": {"errors", "console"},
     "pipeline": set(),

@@ -8,12 +8,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..commands.transfer import Transfer
+from ..configs import FORMAT, config_of, recorded, settle_config, unlike
 from ..console import say
 from ..datasets import refusing
 from ..ending import Start, starting
 from ..errors import Refused
 from ..files.typed import check_settings
-from ..journal.folder import difference, read_config, recorded, settle_config
 from ..journal.signals import deferred
 from ..objectives import meeting
 from .opened import check_objects, open_scenes
@@ -147,7 +147,7 @@ def describe(config: Transfer, course: Course, data: Data) -> tuple[dict[str, An
         beginning = backbone.begin(config.source, seed=config.seed, **options)
         begins = {"init": backbone.fingerprint(config.source), "given": beginning.given, "made_of": beginning.made_of}
     described = {
-        "format": 1,
+        "format": FORMAT,
         "command": "transfer",
         "source": source,
         **begins,
@@ -167,7 +167,7 @@ def finished(config: Transfer, settings: dict[str, Any]) -> bool:
     def complete() -> bool:
         there = (config.out / "results.json").exists() and (config.out / "config.json").exists()
         if there:
-            if other := difference(settings, read_config(config.out)):
+            if other := unlike(settings, config_of(config.out)):
                 raise Refused(
                     f"{config.out} holds a run with {other}: choose another --out, or start it as before to see it"
                 )

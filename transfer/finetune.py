@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..commands.worth import Finetune
+from ..configs import FORMAT, recorded, settle_config
 from ..console import opening, say, table
 from ..datasets import open_images, refusing, told_apart
 from ..ending import starting
 from ..errors import Refused
 from ..files.opening import read_text
 from ..files.typed import check_settings
-from ..journal.folder import read_config, recorded, settle_config, write_json
+from ..journal.folder import read_config, write_json
 from ..journal.log import versions
 from ..journal.signals import deferred
 from ..objectives import meeting
@@ -97,7 +98,13 @@ def prepare(
     stack.enter_context(closing(loader))
     course = course_of(config, per_epoch=len(loader))
     own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
-    settings = {"format": 1, "command": "finetune", "source": os.path.abspath(config.source), "init": init, "given": given}
+    settings = {
+        "format": FORMAT,
+        "command": "finetune",
+        "source": os.path.abspath(config.source),
+        "init": init,
+        "given": given,
+    }
     settings |= {**own, **dataclasses.asdict(course), "engine": loader.engine_name, "side": shown.size}
     settings |= {"data_fingerprint": train.fingerprint, "test_fingerprint": test.fingerprint, "classes": labels.classes}
     settings |= {"rows": len(train), "test_rows": len(test)}
