@@ -233,7 +233,7 @@ def test_what_is_wrong_is_named_before_anything_is_trained(file, change, words):
 
 
 FACTORS = [
-    ("{train = 8, test = 32}", "train must be a whole number from 16 on"),
+    ("{train = 8, test = 32}", "data.factors.train must be 16 or more, got 8"),
     ("{traain = 64}", "did you mean train?"),
     ("4", "a table"),
 ]
