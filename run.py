@@ -128,7 +128,7 @@ def told_of(config: Train, method: Method, beton: Beton | None) -> dict[str, Any
 
 def converted(data: Path) -> Beton:
     """Images as a data set: the main process converts them, however long it takes, the others find what it has made."""
-    made = list[Beton]()
+    made: list[Beton] = []
     meeting.current().of_main("converted", lambda: made.append(open_images(data)), seconds=meeting.FOR_EVER_S)
     return made[0] if made else open_images(data)
 
