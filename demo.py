@@ -17,10 +17,11 @@ from .commands import Demo, Train
 from .console import counting, duration, say, table
 from .datasets import refusing
 from .errors import Refused
+from .evaluation.classes import class_task
 from .evaluation.features import RAW_PIXELS, Pair, Shown, extract, raw_pixels
 from .evaluation.protocols import Options, measure
 from .evaluation.scores import Score
-from .evaluation.tasks import Task, class_task, column_task
+from .evaluation.tasks import Task, column_task
 from .files.opening import check_output, open_to_read, replacing
 from .pipeline import factors
 from .pipeline.beton import Beton, open_beton

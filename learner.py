@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from .evaluation import online
+from .evaluation.labels import Dense, dense
 from .models import update, weights
 from .models.encoders import check_batch_norm
 from .models.foreign import check_size
@@ -49,7 +50,9 @@ class Learner(NamedTuple):
     """State of the online probe; empty where there is none."""
     settings: Settings
     label_N: torch.Tensor | None
-    """Classes of the images, where they have some: logged beside the negatives, never trained on."""
+    """Classes of the images, where they have some, from 0 without gaps: logged beside the negatives, never trained on."""
+    number_C: torch.Tensor | None = None
+    """The numbers that these classes have in the file."""
 
     @property
     def network(self) -> Network:
@@ -122,6 +125,7 @@ def build(
     # not prepared by accelerate, whose wrapper asks the host after each update whether the scaler has left it out
     optimiser = make(made, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
     sizes = {"rows": settings["rows"], "batch": settings["batch"], "dimension": settings["embedding"]}
+    labels = dense(torch.from_numpy(beton.label_N.astype("int64")).to(accelerator.device))
     learner = Learner(
         model,
         target,
@@ -130,9 +134,10 @@ def build(
         memory=memories.start(method, **sizes, seed=settings["seed"], device=accelerator.device),
         guard=update.start(scaled=settings["precision"] == "fp16", device=accelerator.device),
         statistics=update.Statistics((made, target)),
-        watcher=_watcher(settings, made, beton, accelerator.device),
+        watcher=_watcher(settings, made, labels, accelerator.device),
         settings=settings,
-        label_N=_labels_of(beton, accelerator.device),
+        label_N=labels.label_N if len(labels.number_C) else None,
+        number_C=labels.number_C,
     )
     return Built(learner, given)
 
@@ -146,17 +151,12 @@ def network(settings: Settings, *, recompute: bool = False) -> Network:
     return Network(Architecture(**made_of, recompute=recompute))
 
 
-def _labels_of(beton: Beton, device: torch.device) -> torch.Tensor | None:
-    """The classes of all rows, on the device; None where there are none."""
-    if beton.label_N.max() < 0:
-        return None
-    return torch.from_numpy(beton.label_N.astype("int64")).to(device)
-
-
-def _watcher(settings: Settings, made: Network, beton: Beton, device: torch.device) -> dict[str, torch.Tensor]:
-    """What watches the features; nothing where there are fewer than two classes to tell apart."""
-    classes = int(beton.label_N.max()) + 1
-    return online.start(made.features, classes, device=device) if settings["online"] and classes > 1 else {}
+def _watcher(settings: Settings, made: Network, labels: Dense, device: torch.device) -> dict[str, torch.Tensor]:
+    """What watches the features; nothing where there are fewer than two classes to tell apart, or too many."""
+    classes = len(labels.number_C)
+    if not settings["online"] or classes < 2 or online.too_large(made.features, classes):
+        return {}
+    return online.start(made.features, classes, device=device)
 
 
 def seed_step(settings: Settings, moment: Moment) -> None:
@@ -242,8 +242,9 @@ def watch_(
     learner: Learner, outputs: Outputs, batch: ViewBatch, moment: Moment, *, observe: bool
 ) -> dict[str, torch.Tensor]:
     """Let the online probe see the first view's features; what it makes of them where it is to `observe`."""
-    if not learner.watcher:
+    if not learner.watcher or learner.label_N is None:
         return {}
     feature_BF = gather.everyone(outputs.mean_VBF[:1].detach())[0]
-    row_B, label_B, valid_B = (gather.gather(part).flatten() for part in (batch.row_B, batch.label_B, batch.valid_B))
+    row_B, valid_B = (gather.gather(part).flatten() for part in (batch.row_B, batch.valid_B))
+    label_B = learner.label_N[row_B]
     return online.watch_(learner.watcher, feature_BF, label_B, valid_B, row_B, step=moment.step, observe=observe)

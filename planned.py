@@ -20,6 +20,7 @@ LONG_S = 1800.0  # a training that takes longer is told what would make it short
 
 def plan(job: Job, given: str) -> None:
     """Print what is about to happen, in some ten lines."""
+    from .evaluation.online import too_large
     from .models.writer import needed_bytes
     from .resume import parts_of
 
@@ -32,7 +33,9 @@ def plan(job: Job, given: str) -> None:
     extras = [f"clipped at {config.clip:g}"] if config.clip else []
     extras += [f"moving average {config.ema:g}"] if config.ema else []
     size = needed_bytes(parts_of(job.learner)) / 1e6
-    classes = int(job.beton.label_N.max()) + 1
+    number_C = job.learner.number_C
+    classes = 0 if number_C is None else len(number_C)
+    unwatched = too_large(network.features, classes) if settings["online"] and classes > 1 else ""
     rows = [
         ("data", f"{config.data}: {len(job.beton):,} images, {f'{classes} classes' if classes > 0 else 'no classes'}"),
         (
@@ -48,6 +51,7 @@ def plan(job: Job, given: str) -> None:
         ("batch", f"{config.batch} images{share}{gathered}"),
         ("runs on", f"{device.type}, precision {'float32' if config.precision == 'no' else config.precision}"),
         ("steps", f"{job.first:,} to {job.steps:,}, {len(job.loader):,} an epoch"),
+        *([("online probe", unwatched)] if unwatched else []),
         ("results", f"{config.out}; a checkpoint of {size:,.0f} MB every {job.every:,} steps, {free_text(config)}"),
     ]
     if device.type == "cpu" and job.first < job.steps:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .configs import FromZero, as_now, config_of, unlike
 from .errors import Failed, Unsound
+from .evaluation import online
 from .files.typed import Misfit, fitted
 from .journal.folder import Hold
 from .journal.log import versions
@@ -135,6 +136,8 @@ def restore_(run: Path, learner: Learner) -> Restored:
 def _check(path: Path, held: Checkpoint, learner: Learner) -> None:
     """Raise InvalidCheckpoint unless it is of this configuration and holds every tensor of `learner` in shape and type."""
     wanted = parts_of(learner)
+    if learner.watcher and learner.number_C is not None and "online" in held.parts:
+        held.parts["online"] = online.of_occurring(held.parts["online"], learner.number_C)
     if missing := [name for name in wanted if name not in held.parts]:
         raise InvalidCheckpoint(f"{path} lacks {', '.join(missing)}")
     if other := differs(learner.settings, held.facts, path):

@@ -57,6 +57,11 @@ class Evaluate:
     """How often the few images are drawn, for low-shot."""
     floors: bool = True
     """Measure raw pixels and the untrained encoder too."""
+    floor_seconds: Norm = 120.0
+    """About how many seconds of one core a protocol may take on raw pixels: where it would take more, images are pooled to
+    fewer pixels, which the protocol says; 0 for no limit."""
+    classes_by: Literal["name", "number"] = "name"
+    """How the classes of both files are matched. number: where one file has lost its names and the numbers mean the same."""
     cache: bool = True
     """Keep extracted features and scores in the user's cache, and use those that are there."""
     ema: bool = False
@@ -100,6 +105,8 @@ class Finetune:
     """Labelled images to be told: a .beton or a folder."""
     out: Path
     """Folder for checkpoints, log and results.json."""
+    classes_by: Literal["name", "number"] = "name"
+    """How the classes of both files are matched. number: where one file has lost its names and the numbers mean the same."""
     encoder: str = "resnet18"
     """Of a file or at random: resnet18, resnet34 or resnet50. A run knows its own."""
     width: Width = 64

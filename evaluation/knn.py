@@ -3,7 +3,7 @@
 Shape suffixes: N = known images, Q = asked images, F = features, C = classes, K = neighbours, M = some of the known.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from .selection import SHARE, Chosen, choose
 
 CHUNK = 512  # images asked at a time, and
 ROWS = 65_536  # known ones: together they bound the matrix of cosines to 134 MB
+VOTES_HELD = 2**23  # sums of votes at a time: 67 MB
 SHORTEST = 1e-12  # length below which a vector has no direction: its cosines are near 0
 
 
@@ -46,17 +47,19 @@ def predict(
     `k` larger than the training set means all of it. Ties go to the lower class.
     """
     _check((Vote(k, temperature),))
-    found = nearest(train_NF, query_QF, k)
-    parts = (part.split(CHUNK) for part in found)
-    guesses = [
-        votes(cosine_QK, train_label_N[index_QK], classes=classes, temperature=temperature).argmax(dim=1)
-        for cosine_QK, index_QK in zip(*parts, strict=True)
-    ]
-    return torch.cat(guesses)
+    return told(nearest(train_NF, query_QF, k), train_label_N, Vote(k, temperature), classes=classes)
 
 
 @torch.no_grad()
-def nearest(known_NF: Tensor, asked_QF: Tensor, k: int, *, rows: int = ROWS, chunk: int = CHUNK) -> Neighbours:
+def nearest(
+    known_NF: Tensor,
+    asked_QF: Tensor,
+    k: int,
+    *,
+    rows: int = ROWS,
+    chunk: int = CHUNK,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Neighbours:
     """The `k` known images with the largest cosine to each asked one, by comparing all with all.
 
     float32, or float64 where one of the inputs is. `k` larger than N means all of them. Besides copies of `asked_QF` and of
@@ -76,6 +79,7 @@ def nearest(known_NF: Tensor, asked_QF: Tensor, k: int, *, rows: int = ROWS, chu
         for i, asked_CF in enumerate(asked_QF.split(chunk) if len(asked_QF) else ()):
             cosine_CK, place_CK = _best(asked_CF @ known_MF.T, min(k, len(known_MF)))
             found[i] = _merged(found[i], Neighbours(cosine_CK, place_CK + first), k)
+            progress(first // rows * len(found) + i + 1, len(found) * len(range(0, len(known_NF), rows)))
     empty = Neighbours(asked_QF.new_zeros(0, k), torch.zeros(0, k, dtype=torch.int64, device=asked_QF.device))
     return Neighbours(*(torch.cat(parts) for parts in zip(empty, *(part for part in found if part), strict=True)))
 
@@ -144,6 +148,18 @@ def votes(
     return vote_QC.masked_fill_(~voted_QC, -torch.inf)
 
 
+def parts(found: Neighbours, label_N: Tensor, vote: Vote, *, classes: int) -> Iterator[Tensor]:
+    """The votes of `votes` for one setting, some images at a time: of 20,000 classes those of all would be gigabytes."""
+    rows = max(1, min(CHUNK, VOTES_HELD // classes))
+    for cosine_CK, index_CK in zip(*(part.split(rows) for part in found), strict=True):
+        yield votes(cosine_CK, label_N[index_CK], classes=classes, k=vote.k, temperature=vote.temperature)
+
+
+def told(found: Neighbours, label_N: Tensor, vote: Vote, *, classes: int) -> Tensor:
+    """int64 [Q]: the class with the most votes."""
+    return torch.cat([vote_CC.argmax(dim=1) for vote_CC in parts(found, label_N, vote, classes=classes)])
+
+
 def sweep(
     found: Neighbours, label_N: Tensor, *, classes: int, settings: Sequence[Vote] = VOTES
 ) -> Iterator[tuple[Vote, Tensor]]:
@@ -179,8 +195,8 @@ def chosen(
     def accuracy(row_I: Tensor, held_J: Tensor) -> Tensor:
         most = max(setting.k for setting in settings)
         found = nearest(feature_NF[row_I], feature_NF[held_J], most)
-        told = sweep(found, label_N[row_I], classes=classes, settings=settings)
-        return torch.stack([(vote_JC.argmax(dim=1) == label_N[held_J]).double().mean() for _, vote_JC in told])
+        guesses = [told(found, label_N[row_I], vote, classes=classes) for vote in settings]
+        return torch.stack([(guess_J == label_N[held_J]).double().mean() for guess_J in guesses])
 
     def strength(setting: Vote) -> tuple[float, ...]:
         return setting.k, torch.inf if setting.temperature is None else setting.temperature

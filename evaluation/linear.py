@@ -11,71 +11,24 @@ C = classes, S = settings, P = C * S, of which setting s of class c is column c 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .grid import GRID as GRID
+from .grid import RATES as RATES
+from .grid import Scaling, Schedule, Setting
+from .grid import Training as Training
 from .selection import SHARE, Chosen, choose
 
-Schedule = Literal["cosine", "step"]
-Scaling = Literal["raw", "standardised"]
 Given = Tensor | Sequence[Tensor] | Callable[[int], Tensor]
 """Training features [N, F]: the same in each epoch, or those of each epoch, the last ones again where there are too few."""
 
 CHUNK = 4096  # rows at a time in float64: 17 MB of 512 features
 LOGITS = 2**22  # at a time where none is trained on: 17 MB
+TRAINED = 2**25  # scores of a batch by all settings that are trained at once: 134 MB, and some copies of them
 SMALLEST = 1e-6  # variance added to each feature's, as by the BatchNorm of arXiv 2111.06377, A.1
-
-
-class Setting(NamedTuple):
-    """Learning rate, and weight decay of the weights (not of the bias), as in torch.optim.SGD."""
-
-    rate: float
-    decay: float
-
-    @property
-    def words(self) -> str:
-        """As it stands in a protocol."""
-        return f"lr {self.rate:g} wd {self.decay:g}"
-
-
-# On 512 unlearnt features of CIFAR-10 (10,000 images, length 6) the best rate is .01 standardised and 1 raw; a factor of 3
-# from it costs up to 2.4 points, one of 10 up to 4.2. A low rate is also an early stop: a third, larger decay gains nothing.
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-GRID = tuple(Setting(rate, decay) for decay in (0.0, 1e-4) for rate in RATES)
-
-
-@dataclass(frozen=True)
-class Training:
-    """How probes are trained: all that is the same for each setting."""
-
-    epochs: int = 100
-    batch: int = 256
-    """At most; the batches of an epoch are as equal as can be, so that no small last one is a step of its own noise."""
-    schedule: Schedule = "cosine"
-    """To 0 by half a cosine, or to a tenth after 60 % and again after 80 % of the steps (arXiv 2408.10292)."""
-    features: Scaling = "standardised"
-    """As they come, or less their mean over their deviation among the training images (what a BatchNorm without weights
-    tends to, arXiv 2111.06377, A.1), of the first epoch where epochs differ."""
-    momentum: float = 0.9
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
-        if self.epochs < 1 or self.batch < 1 or not 0 <= self.momentum < 1:
-            found = f"{self.epochs}, {self.batch} and {self.momentum}"
-            raise ValueError(f"epochs and batch must be at least 1 and momentum in [0, 1), got {found}")
-        for name, kind in (("schedule", Schedule), ("features", Scaling)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} must be {' or '.join(get_args(kind))}, got {getattr(self, name)!r}")
-
-    def words(self, *, augmented: bool) -> str:
-        """As it stands in a protocol."""
-        copies = ", another augmented copy each epoch" if augmented else ""
-        rule = f"SGD, {self.epochs} epochs, last epoch, {self.schedule} schedule, batch {self.batch}"
-        return f"linear probe, {rule}, {self.features} features{copies}"
 
 
 class Probe(NamedTuple):
@@ -94,8 +47,11 @@ def train(
     *,
     classes: int,
     row_I: Tensor | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Probe:
-    """Train every setting on the rows `row_I` (all where None), from weights of 0.
+    """Train every setting on the rows `row_I` (all where None), from weights of 0; `progress` counts batches.
+
+    Of many classes a few settings are trained at a time, which see the same batches as all do.
 
     The order of the rows is a function of the seed, drawn on the CPU. Weights are float32, or float64 where the features
     are. Raises ValueError for labels outside 0..C-1, features that are not finite in the first epoch, and other shapes.
@@ -105,6 +61,14 @@ def train(
         raise ValueError(
             f"a probe needs settings with a learning rate above 0 and a weight decay of at least 0, got {settings}"
         )
+    together = max(1, TRAINED // (training.batch * classes))
+    if together < len(settings):
+        blocks = [settings[first : first + together] for first in range(0, len(settings), together)]
+        count, probes = len(blocks), []
+        for i, block in enumerate(blocks):
+            more = {"classes": classes, "row_I": row_I}
+            probes.append(train(given, label_N, block, training, **more, progress=_of_block(progress, i, count)))
+        return Probe(tuple(settings), torch.cat([probe.weight_SGC for probe in probes]))
     feature_NF = _given(given, 0, label_N)
     wide, device = torch.promote_types(feature_NF.dtype, torch.float32), feature_NF.device
     row_I = (torch.arange(len(label_N)) if row_I is None else row_I).cpu()
@@ -137,10 +101,21 @@ def train(
             part = _part(training.schedule, epoch * batches + number, training.epochs * batches)
             weight_FP.addcmul_(velocity_FP, rate_P, value=-part)
             bias_P.addcmul_(push_P, rate_P, value=-part)
+            progress(epoch * batches + number + 1, training.epochs * batches)
 
     weight_FP *= scale_F[:, None]
     weight_GP = torch.cat((weight_FP, (bias_P - centre_F @ weight_FP)[None]))
     return Probe(tuple(settings), weight_GP.view(-1, classes, width).permute(2, 0, 1).contiguous())
+
+
+def _of_block(progress: Callable[[int, int], None], block: int, blocks: int) -> Callable[[int, int], None]:
+    """The progress of one block of settings as that of all."""
+    return lambda done, total: progress(block * total + done, blocks * total)
+
+
+def work(rows: int, features: int, classes: int, *, epochs: int, settings: int = len(GRID)) -> float:
+    """Products and sums that `chosen` takes: two products of matrices a batch, once for all settings and once for one."""
+    return 4.0 * rows * features * classes * epochs * ((1 - SHARE) * settings + 1)
 
 
 def _given(given: Given, epoch: int, label_N: Tensor) -> Tensor:
@@ -196,10 +171,15 @@ def finite(probe: Probe) -> Tensor:
 def accuracy(probe: Probe, feature_QF: Tensor, label_Q: Tensor) -> Tensor:
     """float64 [S]: top-1 of each setting, a share of 1; NaN where it diverged."""
     right_S = torch.zeros(len(probe.settings), dtype=torch.float64, device=feature_QF.device)
-    rows = max(1, LOGITS // probe.weight_SGC[:, 0].numel())
+    rows = rows_at_once(probe)
     for part_BF, label_B in zip(feature_QF.split(rows), label_Q.to(feature_QF.device).split(rows), strict=True):
         right_S += (logits(probe, part_BF).argmax(dim=2) == label_B).sum(dim=1)
     return torch.where(finite(probe), right_S / len(label_Q), torch.nan)
+
+
+def rows_at_once(probe: Probe) -> int:
+    """Of how many images the scores are held at a time."""
+    return max(1, LOGITS // probe.weight_SGC[:, 0].numel())
 
 
 def chosen(
@@ -212,6 +192,7 @@ def chosen(
     augmented: Sequence[Tensor] | Callable[[int], Tensor] | None = None,
     share: float = SHARE,
     seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Chosen[Setting, Probe]:
     """The setting that tells held-out training images best, trained again on all of them; its words are the whole protocol.
 
@@ -222,7 +203,8 @@ def chosen(
     given: Given = feature_NF if augmented is None else augmented
 
     def fit(row_I: Tensor, some: Sequence[Setting]) -> Probe:
-        probe = train(given, label_N, some, plan, classes=classes, row_I=row_I)
+        last = len(some) == 1 and len(settings) > 1
+        probe = train(given, label_N, some, plan, classes=classes, row_I=row_I, progress=_of_block(progress, int(last), 2))
         if len(row_I) == len(label_N) and not finite(probe).all():  # the last fit, which nothing is held out of
             raise FloatingPointError(f"{some[0].words} diverged")
         return probe

@@ -15,6 +15,8 @@ N = rows of the ring, K = neighbours.
 import torch
 from torch import Tensor
 
+from .labels import placed
+
 Online = dict[str, Tensor]
 
 # Softmax regression on features standardised as by a BatchNorm without weights, which is how MAE probes (arXiv 2111.06377,
@@ -31,10 +33,24 @@ BOUND = 10.0  # standard deviations: what a standardised value is cut to, after 
 CONSTANT = 1e-5  # standard deviation over mean, below which a feature is float32's rounding
 SHORTEST, LONGEST = 1e-12, 1e15  # of a vector that has a direction; of one whose square can be summed in float32
 
+MOST = 2**24
+"""Weights of a probe: with its momentum 134 MB in every checkpoint. A larger one costs more than such a sign is worth."""
+
 NEIGHBOURS, TEMPERATURE = 20, 0.1
 CHUNK = 512  # images at a time: bounds the similarity matrix to 512 x N
 NOBODY = -1  # label and image of a place of the ring that is empty
 BARRED = -100.0  # below every cosine, and at TEMPERATURE of weight 0
+
+
+def too_large(features: int, classes: int) -> str:
+    """Why no probe watches a training of so many classes, in words; "" where one can."""
+    weights = (features + 1) * classes
+    if weights <= MOST:
+        return ""
+    return (
+        f"none: a probe of {classes:,} classes by {features:,} features would put {8 * weights / 1e6:,.0f} MB into every "
+        f"checkpoint, more than {8 * MOST / 1e6:,.0f}; evaluate tells what the features are worth"
+    )
 
 
 def start(features: int, classes: int, *, rows: int = 2048, device: torch.device) -> Online:
@@ -57,6 +73,21 @@ def start(features: int, classes: int, *, rows: int = 2048, device: torch.device
         "ring_label": torch.full((rows,), NOBODY, dtype=torch.int64, device=device),
         "ring_row": torch.full((rows,), NOBODY, dtype=torch.int64, device=device),
     }
+
+
+def of_occurring(held: Online, number_C: Tensor) -> Online:
+    """The state that an older version kept, a class for every number up to the largest, for the classes that occur.
+
+    `number_C` are their numbers, ascending. Where these have no gaps, or it is of this version, nothing changes.
+    """
+    if not {"probe", "velocity", "ring_label"} <= held.keys() or held["probe"].ndim != 2:
+        return held  # what is missing is named where shapes are compared
+    probe_GK, number_C = held["probe"], number_C.to(held["probe"].device)
+    gaps = probe_GK.shape[1] > len(number_C) > 0 and probe_GK.shape[1] == int(number_C[-1]) + 1
+    if not gaps:
+        return held
+    narrow = {name: held[name][:, number_C].contiguous() for name in ("probe", "velocity")}
+    return held | narrow | {"ring_label": placed(held["ring_label"], number_C)}
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ Nothing is chosen by the test images: they are told once, by what the training i
 Shape suffixes: N = training images, I = some of them, Q = test images, F = features, C = classes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import knn, linear, lowshot, ridge
 from .features import Features, Pair
-from .scores import Interval, Score, score
+from .scores import Interval, Score, added, score
 from .tasks import NOBODY, Task
 
 SHARES = (0.01, 0.1)
@@ -58,10 +58,18 @@ class Asked(NamedTuple):
     classes: int
     copies: Sequence[Tensor]
     """Features of augmented training images, a copy an epoch in turn."""
+    progress: Callable[[int, int], None] = lambda done, total: None
 
 
-def measure(pair: Pair, task: Task, options: Options, *, copies: Sequence[Tensor] = ()) -> list[Told]:
-    """The scores of every protocol that `options` name."""
+def measure(
+    pair: Pair,
+    task: Task,
+    options: Options,
+    *,
+    copies: Sequence[Tensor] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Told]:
+    """The scores of every protocol that `options` name; `progress` counts the parts of each, from the first again."""
     (known, asked), copies = _labelled(pair, task, copies)
     given = Asked(
         known.feature_NF,
@@ -70,6 +78,7 @@ def measure(pair: Pair, task: Task, options: Options, *, copies: Sequence[Tensor
         task.test_label_N[asked.row_N],
         len(task.classes),
         copies,
+        progress,
     )
     return [told for name in options.protocols for told in PROTOCOLS[name](given, options)]
 
@@ -94,9 +103,9 @@ def _knn(given: Asked, options: Options) -> Iterator[Told]:
     if len(settings) > 1:
         chosen = knn.chosen(given.known_NF, given.label_N, classes=given.classes, settings=settings, seed=options.seed)
         vote, words = chosen.setting, chosen.words
-    found = knn.nearest(given.known_NF, given.asked_QF, vote.k)
-    (_, vote_QC), *_ = knn.sweep(found, given.label_N, classes=given.classes, settings=[vote])
-    told = score(vote_QC, given.truth_Q, protocol=words or vote.words, seed=options.seed)
+    found = knn.nearest(given.known_NF, given.asked_QF, vote.k, progress=given.progress)
+    votes = knn.parts(found, given.label_N, vote, classes=given.classes)
+    told = score(votes, given.truth_Q, protocol=words or vote.words, seed=options.seed)
     yield Told("kNN, swept" if len(settings) > 1 else vote.words, told)
 
 
@@ -110,9 +119,12 @@ def _linear(given: Asked, options: Options) -> Iterator[Told]:
         classes=given.classes,
         augmented=augmented,
         seed=options.seed,
+        progress=given.progress,
     )
-    logit_QC = linear.logits(found.model, given.asked_QF)[0]
-    told = score(logit_QC, given.truth_Q, protocol=found.words, seed=options.seed)
+    asked = given.asked_QF.split(linear.rows_at_once(found.model))
+    told = score(
+        (linear.logits(found.model, part_BF)[0] for part_BF in asked), given.truth_Q, protocol=found.words, seed=options.seed
+    )
     yield Told("linear probe, augmented" if given.copies else "linear probe", told)
 
 
@@ -133,10 +145,10 @@ def _low_shot(given: Asked, options: Options) -> Iterator[Told]:
 
 
 def _ridge_score(given: Asked, row_I: Tensor, options: Options, *, words: str) -> Score:
-    model = ridge.fit(given.known_NF[row_I], given.label_N[row_I], classes=given.classes)
+    model = ridge.fit(given.known_NF[row_I], given.label_N[row_I], classes=given.classes, progress=given.progress)
     best = ridge.best(model)
     protocol = ridge.words(model, best) + (f", {words}" if words else "")
-    return score(ridge.scores(model, given.asked_QF, best), given.truth_Q, protocol=protocol, seed=options.seed)
+    return score(ridge.parts(model, given.asked_QF, best), given.truth_Q, protocol=protocol, seed=options.seed)
 
 
 def _joined(parts: Sequence[Score], words: str) -> Score:
@@ -148,13 +160,30 @@ def _joined(parts: Sequence[Score], words: str) -> Score:
         top1=Interval(fmean(values), min(values), max(values)),
         top5=fmean(top5) if top5 else None,
         per_class=fmean(part.per_class for part in parts),
-        confusion_CC=torch.stack([part.confusion_CC for part in parts]).sum(dim=0),
+        confusion_P3=added(part.confusion_P3 for part in parts),
+        classes=parts[0].classes,
         images=parts[0].images,
         protocol=f"{words}, {rule}, mean and range of {len(parts)} draws",
     )
 
 
 PROTOCOLS = {"knn": _knn, "linear": _linear, "ridge": _ridge, "low-shot": _low_shot}
+
+
+def work(protocol: str, options: Options, *, rows: int, features: int, classes: int) -> float:
+    """About how many products and sums a protocol takes; 0 for the neighbours, which are found in seconds."""
+    if protocol == "linear":
+        return linear.work(rows, features, classes, epochs=options.epochs)
+    if protocol == "ridge":
+        return ridge.work(rows, features, classes)
+    if protocol == "low-shot":
+        shares = sum(ridge.work(max(classes, int(share * rows)), features, classes) for share in SHARES)
+        return options.draws * (
+            shares + sum(ridge.work(min(rows, shots * classes), features, classes) for shots in options.shots)
+        )
+    return 0.0
+
+
 DEPENDS = {
     "knn": ("k", "temperature", "seed"),
     "linear": ("epochs", "seed"),

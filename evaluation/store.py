@@ -28,7 +28,7 @@ from .scores import Interval, Score
 from .tasks import Task
 
 FORMAT = 1  # to be raised with anything that changes what features are of the same encoder and images
-SCORES = 1  # the same of scores, of the same features and options
+SCORES = 2  # the same of scores, of the same features and options
 KEPT_BYTES = 10 * 2**30
 """What all features together may take, and all scores; the ones that were used longest ago go first."""
 
@@ -105,11 +105,11 @@ def _scores(path: Path) -> list[Told] | None:
 
 
 def _plain(told: Told) -> dict[str, Any]:
-    return {"name": told.name, **told.score._asdict(), "confusion_CC": told.score.confusion_CC.tolist()}
+    return {"name": told.name, **told.score._asdict(), "confusion_P3": told.score.confusion_P3.tolist()}
 
 
-def _told(*, name: str, top1: list[float], confusion_CC: list[list[int]], **rest: Any) -> Told:
-    return Told(name, Score(top1=Interval(*top1), confusion_CC=torch.tensor(confusion_CC), **rest))
+def _told(*, name: str, top1: list[float], confusion_P3: list[list[int]], **rest: Any) -> Told:
+    return Told(name, Score(top1=Interval(*top1), confusion_P3=torch.tensor(confusion_P3), **rest))
 
 
 def _stamp(text: str) -> str:

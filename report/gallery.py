@@ -163,8 +163,8 @@ def _queries(label_N: np.ndarray, *, classes: int, each: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _class(label: int, names: Sequence[str]) -> str:
-    return names[label] if 0 <= label < len(names) else "no class"
+def _class(label: int, names: Mapping[int, str]) -> str:
+    return names.get(label, "no class")
 
 
 def _side(beton: Beton) -> int:
@@ -186,7 +186,7 @@ def _atlas(shown: Shown) -> tuple[str, Html]:
     return f"{len(sample.row_N):,} images, {how}", _scatter(place_N2, sample.label_N, classes_of(beton))
 
 
-def _scatter(place_N2: np.ndarray, label_N: np.ndarray, names: Sequence[str]) -> Html:
+def _scatter(place_N2: np.ndarray, label_N: np.ndarray, names: Mapping[int, str]) -> Html:
     at_N2 = MARGIN + place_N2 * (PLANE - 2 * MARGIN)
     groups, legend = [], []
     for order, label in enumerate(np.unique(label_N).tolist()):

@@ -16,7 +16,8 @@ from ..older import of_repr
 from ..pipeline.beton import Beton
 from ..pipeline.cache import cached_path
 from ..pipeline.loader import BetonLoader, ViewBatch
-from ..pipeline.manifest import read_manifest, sidecars
+from ..pipeline.manifest import classes_of as named_classes
+from ..pipeline.manifest import sidecars
 from ..pipeline.order import steps_per_epoch
 from ..pipeline.picture import as_seen, originals
 from ..pipeline.recipe import RECIPES, Recipe, weak
@@ -66,17 +67,14 @@ def images_of(run: Run, given: Path | None) -> Beton:
     return beton
 
 
-def classes_of(beton: Beton) -> list[str]:
-    """The classes by name, or by number where the manifest has none; empty where no row has a label."""
-    top = int(beton.label_N.max()) if len(beton) else -1
-    if top < 0:
-        return []
+def classes_of(beton: Beton) -> dict[int, str]:
+    """The classes that occur, by their number: their names, or the number where the manifest has none."""
     try:
-        found = (read_manifest(beton.path) or {}).get("classes")
+        names = list(named_classes(beton))
     except ValueError:
-        found = None
-    named = [str(name) for name in found] if isinstance(found, list) else []
-    return [named[at] if at < len(named) else str(at) for at in range(top + 1)]
+        names = list[str]()
+    numbers = np.unique(beton.label_N[beton.label_N >= 0]).tolist()
+    return {number: names[number] if number < len(names) else str(number) for number in numbers}
 
 
 def recipe_of_run(run: Run, recipes: Mapping[str, str]) -> Recipe:

@@ -160,7 +160,7 @@ def _job(making: Making, job: Job) -> int:
     files = {
         part: [str(beton.path) for name, beton in making.images.items() if name.endswith(part)] for part in ("train", "test")
     }
-    asked = words({**files, "json": True, "floors": job.floors, **making.plan.evaluate})
+    asked = words({**files, "json": True, "floors": job.floors, "floor_seconds": 0, **making.plan.evaluate})
     began = time.monotonic()
     code, said = _called(making, job, ["evaluate", str(run), *asked], output)
     if code:

@@ -20,6 +20,8 @@ OF_EVALUATION = {
     "test": "[data] says what is told",
     "floors": "floors are measured once for each seed",
     "json": "the study reads what is printed",
+    "floor_seconds": "floors of a study have no limit, so that they are comparable",
+    "classes_by": "classes are matched by name",
 }
 
 

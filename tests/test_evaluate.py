@@ -11,9 +11,10 @@ from faults import TINY, figures, run
 from sklearn.neighbors import KNeighborsClassifier
 
 from viewmill.evaluation import protocols
+from viewmill.evaluation.classes import class_task
 from viewmill.evaluation.features import Features, Pair, Shown, extract
 from viewmill.evaluation.protocols import Options, measure
-from viewmill.evaluation.tasks import Task, class_task
+from viewmill.evaluation.tasks import Task
 from viewmill.pipeline.beton import open_beton
 from viewmill.pipeline.recipe import weak
 from viewmill.resume import load_encoders

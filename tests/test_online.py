@@ -17,6 +17,7 @@ from watching import Watch
 
 from viewmill.evaluation import online
 from viewmill.evaluation.knn import predict
+from viewmill.evaluation.labels import dense
 
 CPU = torch.device("cpu")
 
@@ -367,3 +368,47 @@ def test_on_a_gpu_everything_stays_there_and_nothing_waits_for_it(count, rows):
         with Watch():
             seen = [watch(state, batch, step=step, observe=step == 1) for step in range(2)]
     assert {tensor.device.type for tensor in (*state.values(), *seen[1].values())} == {"cuda"}
+
+
+# Which classes there are
+
+
+def test_the_state_of_an_older_version_goes_on_with_the_classes_that_occur():
+    """It had a class for every number up to the largest: 0 to 8 for 1, 4 and 8."""
+    number_C = torch.tensor([1, 4, 8])
+    wide = online.start(8, 9, rows=32, device=CPU)
+    for step in range(6):
+        feature_BF, label_B, *others = scattered(16, seed=step)
+        watch(wide, (feature_BF, number_C[label_B], *others), step=step)
+    narrow = online.of_occurring(wide, number_C)
+    assert narrow["probe"].shape == narrow["velocity"].shape == (9, 3)
+    assert torch.equal(narrow["probe"], wide["probe"][:, number_C])
+    assert torch.equal(narrow["ring_label"] >= 0, wide["ring_label"] >= 0)
+    kept_N = wide["ring_label"] >= 0
+    assert torch.equal(number_C[narrow["ring_label"][kept_N]], wide["ring_label"][kept_N])
+    feature_BF, label_B, *others = scattered(16, seed=99)
+    told = watch(copied(wide), (feature_BF, number_C[label_B], *others), step=6, observe=True)
+    assert watch(copied(narrow), (feature_BF, label_B, *others), step=6, observe=True) == told
+
+
+def test_the_state_of_classes_without_gaps_is_left_as_it_is():
+    state = taught(5)
+    assert online.of_occurring(state, torch.arange(3)) is state
+    assert online.of_occurring(state, torch.tensor([1, 4, 8])) is state  # of this version: three classes already
+
+
+def test_a_probe_that_would_fill_checkpoints_is_refused_in_words():
+    assert online.too_large(512, 21_841) == ""
+    said = online.too_large(2048, 21_841)
+    assert "a probe of 21,841 classes by 2,048 features would put 358 MB into every checkpoint, more than 134" in said
+
+
+def test_dense_labels_are_the_classes_that_occur_in_order():
+    given = torch.tensor([7, -1, 2**62, 7, 1_500_000, -3])
+    found = dense(given)
+    assert found.label_N.tolist() == [0, -1, 2, 0, 1, -1]
+    assert found.number_C.tolist() == [7, 1_500_000, 2**62]
+    plain = torch.tensor([2, 0, -1, 1])
+    assert torch.equal(dense(plain).label_N, plain)
+    assert dense(torch.tensor([-1, -1])).number_C.tolist() == []
+    assert dense(torch.tensor([-1, -1])).label_N.tolist() == [-1, -1]

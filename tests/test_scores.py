@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from viewmill.evaluation.scores import difference, score
+from viewmill.evaluation.scores import added, confused, difference, score, worst
 
 
 def drawn(count, classes, *, seed, good=1.0):
@@ -157,3 +157,28 @@ def test_other_scores_that_mean_nothing_are_refused():
         difference(label_Q, label_Q, label_Q - 1)
     with pytest.raises(ValueError, match="at least 1 draw"):
         score(torch.zeros(2, 2), label_Q, protocol="", draws=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 9_999), classes=st.integers(2, 9), rows=st.integers(1, 70))
+def test_scores_in_parts_are_those_of_the_whole(seed, classes, rows):
+    score_QC, label_Q = drawn(60, classes, seed=seed)
+    whole, parts = (score(given, label_Q, protocol="") for given in (score_QC, iter(score_QC.split(rows))))
+    assert whole[0] == parts[0]
+    assert torch.equal(whole.confusion_P3, parts.confusion_P3)
+    assert whole._replace(confusion_P3=None) == parts._replace(confusion_P3=None)
+
+
+@pytest.mark.parametrize("lengths", [(3, 3), (7,), (2,)])
+def test_parts_of_another_number_of_images_are_refused(lengths):
+    with pytest.raises(ValueError, match=f"scores of {sum(lengths)} images were given and 5 labels"):
+        score((torch.randn(length, 4) for length in lengths), torch.zeros(5, dtype=torch.int64), protocol="")
+
+
+def test_confusions_are_counted_by_the_pairs_that_occur_however_many_classes_there_are():
+    true_Q, told_Q = torch.tensor([5, 5, 5, 9, 2_000_000]), torch.tensor([9, 9, 5, 9, 5])
+    pairs = confused(true_Q, told_Q)
+    assert pairs.tolist() == [[5, 5, 1], [5, 9, 2], [9, 9, 1], [2_000_000, 5, 1]]
+    assert worst(pairs, 3) == [(5, 9, 2), (2_000_000, 5, 1)]
+    assert worst(pairs, 1) == [(5, 9, 2)]
+    assert added([pairs, pairs[:2]]).tolist() == [[5, 5, 2], [5, 9, 4], [9, 9, 1], [2_000_000, 5, 1]]

@@ -6,15 +6,17 @@ import pytest
 import torch
 from faults import figures
 
+from viewmill.evaluation.classes import class_task
 from viewmill.evaluation.features import Features, Pair
 from viewmill.evaluation.protocols import Options, measure
-from viewmill.evaluation.tasks import NOBODY, class_task, column_task, same_images, task_of
+from viewmill.evaluation.tasks import NOBODY, column_task, same_images, task_of
 from viewmill.pipeline.beton import RAW, Sample, open_beton
 from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.manifest import sidecars
 
 
 def written(path, labels, classes=()):
+    path.parent.mkdir(exist_ok=True)
     samples = (Sample(RAW, 2, 2, label, bytes(12)) for label in labels)
     write_beton(path, samples, capacity=len(labels))
     if classes:
@@ -146,9 +148,51 @@ def test_other_classes_are_refused_by_name(tmp_path):
     test = written(tmp_path / "test.beton", [0, 1], ["dog", "emu"])
     with pytest.raises(ValueError, match=r"test\.beton has 1 classes that .*train\.beton lacks \(emu\)"):
         class_task(train, test)
-    bare = written(tmp_path / "bare.beton", [1, 5])
+    less = written(tmp_path / "less.beton", [1, 2], ["cat", "dog", "emu"])
+    with pytest.raises(ValueError, match=r"less\.beton has 1 classes that .*train\.beton lacks \(emu\)"):
+        class_task(train, less)
     with pytest.raises(ValueError, match=r"train\.beton has no image of 1 classes of .*bare\.beton \(5\)"):
-        class_task(train, bare)
+        class_task(written(tmp_path / "numbers" / "train.beton", [0, 1]), written(tmp_path / "bare.beton", [1, 5]))
+
+
+@pytest.mark.parametrize("bare", ["train", "test"])
+def test_names_on_one_side_only_are_refused_with_the_manifest_that_is_missing(tmp_path, bare):
+    files = {
+        name: written(tmp_path / name / "a.beton", labels, [] if name == bare else ["cat", "dog"])
+        for name, labels in (("train", [0, 1]), ("test", [1, 0, 1]))
+    }
+    with pytest.raises(
+        ValueError, match=rf"{bare}/a\.beton has no manifest \(a\.beton\.json\).*--classes-by number if they do"
+    ):
+        class_task(**files)
+    task = class_task(**files, by="number")
+    assert (task.classes, task.test_label_N.tolist()) == (("cat", "dog"), [1, 0, 1])
+
+
+def test_by_number_the_names_do_not_count(tmp_path):
+    train = written(tmp_path / "train.beton", [0, 1, 2], ["cat", "dog", "owl"])
+    test = written(tmp_path / "test.beton", [0, 1], ["owl", "cat"])
+    assert class_task(train, test, by="number").test_label_N.tolist() == [0, 1]
+    assert class_task(train, test).test_label_N.tolist() == [2, 0]
+
+
+def test_classes_are_those_that_occur_whatever_their_numbers(tmp_path):
+    """Four labels near 1.5 million and one of 2^62 are five classes."""
+    train = written(tmp_path / "train.beton", [1_500_001, 7, 2**62, 1_500_000, 1_499_999, 7])
+    test = written(tmp_path / "test.beton", [2**62, 7, 1_500_001])
+    task = class_task(train, test)
+    assert task.classes == ("7", "1499999", "1500000", "1500001", str(2**62))
+    assert task.train_label_N.tolist() == [3, 0, 4, 2, 1, 0]
+    assert task.test_label_N.tolist() == [4, 0, 3]
+    assert task.notes == (f"{test.path} has no image of 2 of the 5 classes (1499999, 1500000): nothing is told of these",)
+
+
+def test_a_part_of_a_file_with_many_names_has_the_classes_that_it_holds(tmp_path):
+    names = [f"class {number:05d}" for number in range(21_841)]
+    train = written(tmp_path / "train.beton", [5, 20_000, 40, 5], names)
+    task = class_task(train, written(tmp_path / "test.beton", [40, 20_000, 5], names))
+    assert (task.classes, task.test_label_N.tolist()) == (("class 00005", "class 00040", "class 20000"), [1, 2, 0])
+    assert task.notes == ()
 
 
 def test_one_class_is_no_task(tmp_path):

@@ -22,6 +22,8 @@ from ..pipeline.loader import BetonLoader, ViewBatch
 from ..pipeline.loader import batches as loader_batches
 from ..pipeline.recipe import Recipe
 
+CONFUSION = 200  # classes: the matrix of more is left out of results.json
+
 
 class Classifier(nn.Module):
     """[B, 3, S, S] -> class scores [B, C]: an encoder and one linear layer, whose weights begin at 0."""
@@ -93,5 +95,5 @@ class Classification:
             "mean_per_class": judged.per_class,
             "images": judged.images,
             "classes": list(self.labels.classes),
-            "confusion": judged.confusion_CC.tolist(),
+            "confusion": judged.confusion_CC.tolist() if judged.classes <= CONFUSION else None,
         }

@@ -30,7 +30,19 @@ if TYPE_CHECKING:
     from ..pipeline.recipe import View
     from .loop import Job
 
-FREE = {"source", "train", "test", "out", "threads", "timeout", "max_masked", "checkpoint_every", "keep", "log_every"}
+FREE = {
+    "source",
+    "train",
+    "test",
+    "out",
+    "classes_by",
+    "threads",
+    "timeout",
+    "max_masked",
+    "checkpoint_every",
+    "keep",
+    "log_every",
+}
 """What does not make a run another one."""
 MAY_DIFFER = ("source", "train", "test", "threads")
 """Between the processes of one start."""
@@ -44,12 +56,12 @@ def finetune(config: Finetune) -> int:
             check_settings(config)
             train, test = open_images(config.train), open_images(config.test)
         accelerator, ended = start.meet(lambda: told_of(config, train, test), precision=config.precision), start.ended
-        from ..evaluation.tasks import class_task
+        from ..evaluation.classes import class_task
         from .loop import train as train_
 
         asked = start.stack.enter_context(deferred())
         with refusing():
-            labels = class_task(train, test)
+            labels = class_task(train, test, by=config.classes_by)
             job, settings = prepare(config, train, test, labels, accelerator, start.stack)
         ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
         ended |= train_(job, asked, start)
