@@ -11,7 +11,7 @@ from .axes import Axis, axis, label, steps_axis
 from .curve import Point
 from .markup import Html, joined, share, short, tag
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 216, 46, 10, 10, 26
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 228, 46, 10, 22, 26
 COLOURS = 8  # of the palette (Okabe and Ito); the ninth run has the first colour again, with long dashes
 
 _numbers = count(1)
@@ -40,9 +40,16 @@ def colour(run: int) -> str:
 
 
 def lines(
-    title: str, note: str, curves: Sequence[Line], *, zero: bool = False, log: bool = False, per_cent: bool = False
+    title: str,
+    note: str,
+    curves: Sequence[Line],
+    *,
+    what: str = "",
+    zero: bool = False,
+    log: bool = False,
+    per_cent: bool = False,
 ) -> Html:
-    """Curves over the steps. A None breaks a curve, and is marked by a tick on the axis of the steps."""
+    """Curves of `what` over the steps. A None breaks a curve, and is marked by a tick on the axis of the steps."""
     known = [point for line in curves for point in line.points]
     along = steps_axis((step for step, _ in known), LEFT, WIDTH - RIGHT)
     up = axis((value for _, value in known if value is not None), HEIGHT - BOTTOM, TOP, zero=zero, log=log)
@@ -53,7 +60,7 @@ def lines(
     picture = svg(
         title,
         f"{told}. {note}",
-        frame(along, up, per_cent=per_cent),
+        frame(along, up, what=what, per_cent=per_cent),
         *drawn,
         *ticks,
         tag("g", tag("path", class_="cross"), class_="pointed"),
@@ -91,9 +98,11 @@ def _path(line: Line, along: Axis, up: Axis) -> Html:
     return tag("path", d="".join(words), class_=kind, data_run=line.run, data_name=line.name)
 
 
-def frame(along: Axis, up: Axis, *, per_cent: bool = False, below: str = "step", height: float = HEIGHT) -> Html:
-    """Lines and numbers of both axes."""
-    parts = []
+def frame(
+    along: Axis, up: Axis, *, what: str = "", per_cent: bool = False, below: str = "step", height: float = HEIGHT
+) -> Html:
+    """Lines and numbers of both axes; `what` the upward one measures stands above it."""
+    parts = [tag("text", what, x=0, y=10, class_="what")] if what else []
     for value in up.ticks():
         y = f"{up.at(value):.1f}"
         parts.append(tag("path", d=f"M{LEFT} {y}H{WIDTH - RIGHT}", class_="grid"))
@@ -154,8 +163,10 @@ class Shares(NamedTuple):
     outline: bool = False
 
 
-def histogram(title: str, note: str, found: Sequence[Shares], *, low: float, high: float, below: str) -> Html:
-    """Histograms over the same range, as steps."""
+def histogram(
+    title: str, note: str, found: Sequence[Shares], *, low: float, high: float, below: str, what: str = ""
+) -> Html:
+    """Histograms over the same range, as steps: shares of `what`, along `below`."""
     along = Axis(low, high, LEFT, WIDTH - RIGHT)
     most = max([1e-9, *(value for item in found for value in item.shares)])
     up = Axis(0.0, most * 1.05, HEIGHT - BOTTOM, TOP)
@@ -168,7 +179,7 @@ def histogram(title: str, note: str, found: Sequence[Shares], *, low: float, hig
         kind = f"steps {colour(item.run)}" + (" outline" if item.outline else "")
         drawn.append(tag("path", d="".join(words) + f"V{up.at(0):.1f}", class_=kind, data_run=item.run))
     told = "; ".join(f"{item.name}: most at {short(_mode(item, low, high))}" for item in found[:12])
-    picture = svg(title, f"{told}. {note}", frame(along, up, per_cent=True, below=below), *drawn)
+    picture = svg(title, f"{told}. {note}", frame(along, up, what=what, per_cent=True, below=below), *drawn)
     return tag("figure", tag("figcaption", tag("b", title), " ", tag("span", note)), picture, class_="chart")
 
 
@@ -178,7 +189,15 @@ def _mode(item: Shares, low: float, high: float) -> float:
 
 
 def heat(
-    title: str, note: str, run: int, rows: Sequence[tuple[int, Sequence[float]]], *, low: float, high: float, steps: float
+    title: str,
+    note: str,
+    run: int,
+    rows: Sequence[tuple[int, Sequence[float]]],
+    *,
+    low: float,
+    high: float,
+    steps: float,
+    what: str = "",
 ) -> Html:
     """Histograms over the steps, of which there were `steps`: a column each up to the next, dark where many are.
 
@@ -200,7 +219,7 @@ def heat(
                 cells.append(f'<rect {place_of} opacity="{value / most:.2f}"/>')
     told = f"{len(rows)} histograms between step {rows[0][0]} and {rows[-1][0]}"
     shown = tag("g", Html("".join(cells)), class_=f"heat {colour(run)}", data_run=run)
-    picture = svg(title, f"{told}. {note}", frame(along, up), shown)
+    picture = svg(title, f"{told}. {note}", frame(along, up, what=what), shown)
     return tag("figure", tag("figcaption", tag("b", title), " ", tag("span", note)), picture, class_="chart")
 
 

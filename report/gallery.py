@@ -26,7 +26,7 @@ TILE = 64  # pixels of a tile of photographs; smaller images stay what they are
 VIEW = 112
 PLANE, MARGIN = 400, 8
 COLOURED = 2 * COLOURS  # classes that have a colour and a shape of their own
-MOST_NAMED = 60  # classes in a legend
+MOST_NAMED = 2000  # classes in a legend, which scrolls by itself
 
 
 class Shown(NamedTuple):
@@ -87,13 +87,18 @@ def _views(shown: Shown, recipes: Mapping[str, str]) -> tuple[str, Html]:
     if beton is None:
         raise Gone(shown.reason)
     made = views_of(run, beton, recipe_of_run(run, recipes))
-    tiles = []
+    tiles = _heads("whole image", *(which for which, _ in made.views))
     for place, row in enumerate(made.row_B.tolist()):
         tiles.append(tile(made.originals[place], f"image {row}", most=VIEW))
         tiles += [tile(pixels[place], f"image {row}, {which}", most=VIEW) for which, pixels in made.views]
     first, last = made.epochs[0], made.epochs[-1]
     told = f"epoch {last}" if first == last else f"epochs {first} to {last}"
     return told, tag("div", *tiles, class_="tiles", style=f"--columns:{len(made.views) + 1}")
+
+
+def _heads(*words: str) -> list[Html]:
+    """What stands in each column of tiles, above it."""
+    return [tag("span", word, class_="head") for word in words]
 
 
 def neighbours(shown: Sequence[Shown]) -> Html:
@@ -131,11 +136,12 @@ def _neighbours(beton: Beton, sample: Sample, runs: int) -> Html:
             told = f"{_class(other, names)}, row {sample.row_N[near]}, cosine {cosine_NN[query, near]:.3f}"
             mark = tag("span", {"right": "✓", "wrong": "✗", "": ""}[kind], class_=f"mark {kind}")
             tiles.append(tag("span", tile(pixels[near], told, kind=kind), mark, class_="marked"))
+    heads = _heads("image", "nearest", *(f"{rank}." for rank in range(2, near_NK.shape[1] + 1)))
     strips = [
         tag(
             "div",
             tag("p", _class(own, names), class_="of") if names else None,
-            tag("div", *tiles, class_="tiles", style=f"--columns:{near_NK.shape[1] + 1}"),
+            tag("div", *heads, *tiles, class_="tiles", style=f"--columns:{near_NK.shape[1] + 1}"),
         )
         for own, tiles in blocks.items()
     ]
@@ -200,7 +206,9 @@ def _scatter(place_N2: np.ndarray, label_N: np.ndarray, names: Mapping[int, str]
             legend.append(tag("button", swatch, name, type="button", aria_pressed="true", data_name=name, class_="toggle"))
     told = f"{len(at_N2)} images of {len(groups)} classes"
     picture = svg("Map of the embeddings", told, *groups, height=PLANE, class_="atlas")
-    keys = [tag("div", *legend, class_="legend")] if len(legend) > 1 else []
+    if len(groups) > MOST_NAMED:
+        legend.append(tag("span", f"and {len(groups) - MOST_NAMED:,} more classes"))
+    keys = [tag("div", *legend, class_="legend classes-of-map")] if len(legend) > 1 else []
     return tag("figure", picture, tag("output", class_="under"), *keys, class_="map")
 
 

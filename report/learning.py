@@ -84,6 +84,24 @@ SAID = {
 }
 SHARES = {"probe", "neighbours", "bound_valid", "bound_valid_strict", "false_negatives", "learned", "wait", "outer"}
 MOST_OTHERS = 40
+UNITS = {  # what an axis upwards measures; of other quantities their name
+    "bound": "nats",
+    "probe": "accuracy",
+    "neighbours": "accuracy",
+    "grad_norm": "norm",
+    "bound_valid": "share of the anchors",
+    "nearest_negative": "cosine",
+    "outer": "share of the ranking",
+    "false_negatives": "share of the negatives",
+    "learned": "share of the anchors",
+    "bank_age": "steps",
+    "alignment": "squared distance",
+    "uniformity": "nats",
+    "effective_rank": "directions",
+    "wait": "share of the time",
+    "memory_bytes": "bytes",
+    "masked": "updates",
+}
 
 
 def learning(runs: Sequence[Run]) -> Html | None:
@@ -113,11 +131,11 @@ def negatives(runs: Sequence[Run]) -> Html | None:
             last.insert(0, Shares(place, f"step {found[0][0]}", found[0][1], outline=True))
         if len(found) > 1:
             title = "Negatives over the steps" + (f": {run.name}" if len(runs) > 1 else "")
-            over.append(heat(title, "Cosine upwards; dark where many are.", place, found, low=-1, high=1, steps=steps))
+            over.append(heat(title, "Dark where many are.", place, found, low=-1, high=1, steps=steps, what="cosine"))
     figures = []
     if last:
         told = "Cosine to the anchor, at the last reading." + (" Outline: at the first." if len(runs) == 1 else "")
-        figures = [histogram("Negatives by cosine", told, last, low=-1, high=1, below="cosine"), *over]
+        figures = [histogram("Negatives by cosine", told, last, low=-1, high=1, below="cosine", what="share of them"), *over]
     return _section("negatives", "Bound and negatives", note, runs, NEGATIVES, figures)
 
 
@@ -154,7 +172,15 @@ def _section(
 ) -> Html | None:
     shown = [(panel, curves) for panel in panels if (curves := _curves(runs, panel))]
     figures = [
-        lines(panel.title, _note(panel, curves), curves, zero=panel.zero, log=panel.log, per_cent=panel.per_cent)
+        lines(
+            panel.title,
+            _note(panel, curves),
+            curves,
+            what=UNITS.get(panel.names[0], SAID.get(panel.names[0], panel.names[0].replace("_", " "))),
+            zero=panel.zero,
+            log=panel.log,
+            per_cent=panel.per_cent,
+        )
         for panel, curves in shown
     ]
     figures += more

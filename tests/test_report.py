@@ -20,7 +20,9 @@ from PIL import Image
 
 from viewmill.commands import Train
 from viewmill.commands.report import Report
+from viewmill.datasets import refusing
 from viewmill.errors import Refused
+from viewmill.files.typed import check_settings
 from viewmill.journal.log import Log
 from viewmill.objectives.alarms import judged
 from viewmill.objectives.methods import METHODS
@@ -134,7 +136,7 @@ def test_a_page_about_a_real_run_has_every_section_fetches_nothing_and_leaves_th
     run, _ = real
     before = state_of(run)
     out = tmp_path / "page.html"
-    assert command.report(Report((run,), out=out), recipes=OWN) == 0
+    assert command.report(Report((run,), out=out), recipes=OWN, judge=judged) == 0
     assert state_of(run) == before
     assert str(out) in capsys.readouterr().err
     text = out.read_text(encoding="utf-8")
@@ -327,7 +329,7 @@ def test_names_that_are_markup_stay_text(tmp_path):
 
 def test_a_file_name_that_is_no_unicode_is_written_with_a_question_mark(tmp_path):
     run = made(tmp_path / "photo\udce9")
-    assert command.report(Report((run,), out=tmp_path / "page.html", images=0), recipes=OWN) == 0
+    assert command.report(Report((run,), out=tmp_path / "page.html", images=0), recipes=OWN, judge=judged) == 0
     assert "photo?" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -514,6 +516,12 @@ def test_a_map_is_the_same_again_and_does_without_scikit_learn(monkeypatch):
         assert np.isfinite(flat.flat(few)[0]).all()
 
 
+def made_of(config: Report) -> int:
+    """What the program does with a command line."""
+    check_settings(config)
+    return command.report(config, recipes=OWN, judge=judged)
+
+
 def test_what_cannot_be_read_or_written_is_refused(tmp_path):
     run = made(tmp_path / "run")
     (tmp_path / "damaged").mkdir()
@@ -523,12 +531,12 @@ def test_what_cannot_be_read_or_written_is_refused(tmp_path):
         (Report((tmp_path / "none",)), "holds no run"),
         (Report((run, tmp_path / "damaged")), "is damaged"),
         (Report((run / "log.jsonl",)), "log.jsonl"),
-        (Report((run,), images=-1), "--images must be 0"),
+        (Report((run,), images=-1), "--images must"),
         (Report((run,), out=tmp_path), "is a folder"),
         (Report((run,), out=tmp_path / "no" / "page.html"), "is no folder"),
     ]:
-        with pytest.raises(Refused, match=words):
-            command.report(config, recipes=OWN)
+        with pytest.raises(Refused, match=words), refusing():
+            made_of(config)
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
