@@ -27,9 +27,10 @@ def check(plan: Plan) -> None:
     results, page = plan.results, plan.results.with_suffix(".md")
     if of_a_run(results):
         raise ValueError(f"{results} is a run's own file: name another file for the results")
-    ours = page.exists() and MADE in read_text(page, errors="replace")
-    for path in (page, results.with_suffix(".png"), scattered(results)):
-        if path.exists() and not ours:
+    pictures = [] if results.exists() or page.exists() else [results.with_suffix(".png"), scattered(results)]
+    theirs = [page] if page.exists() and MADE not in read_text(page, errors="replace") else []
+    for path in [*theirs, *pictures]:
+        if path.exists():
             raise ValueError(f"{path} is not of a study and would be replaced: move it away, or name other results")
 
 

@@ -898,3 +898,12 @@ def test_a_real_study_of_rendered_figures_trains_evaluates_and_goes_on(tmp_path,
     assert "$ viewmill evaluate" in run.with_name(f"{run.name}.output").read_text()
     assert study(Study(tmp_path / "tiny.toml"), call=Made({1: 1})) == 0
     assert not list((tmp_path / "runs" / "data").glob(".rendering-*"))
+
+
+def test_what_is_no_page_of_a_study_is_not_replaced(file):
+    (page := read_plan(path := file()).results.with_suffix(".md")).parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("my notes\n")
+    with pytest.raises(Refused, match="is not of a study and would be replaced"):
+        study(Study(path), call=(made := Made()))
+    assert page.read_text() == "my notes\n"
+    assert not made.calls
