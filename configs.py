@@ -215,10 +215,17 @@ def settle_config(run: Path, config: Config) -> bool:
     except Misfit as error:
         raise Refused(str(error)) from None
     if other := unlike(config, earlier.config):
-        raise Refused(f"{run} holds a run with {other}: choose another --out, or start it as before to continue it")
+        raise Refused(f"{run} holds a run with {other}: {_remedy(run, other)}")
     if earlier.unknown:
         say(f"{path} has {', '.join(earlier.unknown)}, which this version does not know: passed over")
     return True
+
+
+def _remedy(run: Path, other: str) -> str:
+    if other.split(" ")[0] in ("epochs", "steps"):
+        # its schedule has fallen to its end, or will: a longer one would not be the run that it is
+        return f"a run keeps its length; begin another with its weights, --init {run} --out OTHER, or start it as before"
+    return "choose another --out, or start it as before to continue it"
 
 
 def unlike(config: Config, earlier: Config) -> str:

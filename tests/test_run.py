@@ -402,6 +402,10 @@ def test_a_finished_run_is_not_trained_again(trained, beton):
     assert done.returncode == 0
     assert "complete already" in done.stderr
     assert weights(trained) == before
+    longer = viewmill("train", "simclr", "--data", beton, "--out", trained, *TINY, "--steps", 9)
+    assert longer.returncode == 2
+    assert f"begin another with its weights, --init {trained} --out OTHER" in longer.stderr
+    assert weights(trained) == before
 
 
 def test_an_unknown_flag_suggests_the_nearest(beton, tmp_path):
