@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+from contextlib import suppress
 
 from ..console import say
 
@@ -27,3 +28,32 @@ def hold(descriptor: int, path: str | os.PathLike[str], *, wait: bool = False, u
             say(f"{place} cannot be locked ({error.strerror or error}): {unheld}")
         return False
     return True
+
+
+def mark_used(path: str | os.PathLike[str]) -> int | None:
+    """Let other processes see, for as long as the descriptor that is returned is open, that this one reads `path`.
+
+    None where it cannot be marked: the file is gone, or its file system knows no locks.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def is_unused(path: str | os.PathLike[str]) -> bool:
+    """Whether no process has marked `path` as used; False too where that cannot be known."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        finally:
+            os.close(descriptor)
+    return False
