@@ -151,7 +151,7 @@ def test_the_end_of_a_short_run_is_judged_by_what_there_is():
 
 
 ROWS, BATCH, D, WIDE = 256, 64, 16, 12
-STEPS = 240
+STEPS = 160
 EASIER = {  # settings in which a method whose preset is for a million photographs learns so few vectors in seconds
     Ring: lambda method: replace(method, region=Ring(0.02 if method.region.inner else 0.0, 0.9)),
 }
