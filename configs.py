@@ -109,6 +109,9 @@ KINDS_OF_RUNS: dict[str, Any] = {
 }
 
 
+COMMANDS: dict[str, type] = {"train": Train, "finetune": Finetune, "transfer": Detect}
+
+
 class Read(NamedTuple):
     """A configuration as this version would have written it, and keys that it does not know."""
 
@@ -130,11 +133,11 @@ def as_now(config: Mapping[str, Any], *, where: str) -> Read:
         raise Misfit(f"{where}: command must be one of {', '.join(KINDS_OF_RUNS)}, got {named!r}")
     made = fitted(found, kind, where=where)
     fields = fields_of(kind)
+    if named != "train":
+        return Read(found, [])  # parts of its schedule stand there too
     unknown = [key for key in found if key not in fields and key not in ("format", "command")]
     defaults = {name: msgspec.to_builtins(getattr(made, name), enc_hook=str) for name in fields if name not in found}
     found = json.loads(json.dumps(defaults)) | found
-    if named != "train":
-        return Read(found, [])  # parts of its schedule stand there too
     found = {name: value for name, value in found.items() if name not in unknown}
     _settle_parts(found, unknown, where)
     return Read(found, unknown)
@@ -230,4 +233,7 @@ def _remedy(run: Path, other: str) -> str:
 
 def unlike(config: Config, earlier: Config) -> str:
     """The first key in which a configuration differs from an earlier one, which is as this version has it; "" for none."""
-    return difference(config | {"format": FORMAT}, earlier | {"format": FORMAT})
+    fields = dataclasses.fields(COMMANDS[config.get("command", "train")])
+    usual = {field.name: field.default for field in fields if field.name in config}
+    usual = json.loads(json.dumps(usual, default=str))
+    return difference(config | {"format": FORMAT}, usual | earlier | {"format": FORMAT})

@@ -3,7 +3,6 @@
 Shape suffixes: B = images of a batch, N = those that are shown, Q = queries, K = their neighbours, F = features, S = side.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .files.opening import open_text
+from .files.typed import Misfit, of_json
 from .pipeline.loader import ViewBatch
 from .pipeline.picture import mosaic
 from .pipeline.recipe import Recipe, View
@@ -116,10 +116,10 @@ def _points(log: Path) -> dict[str, list[tuple[int, float]]]:
 def _record(line: str) -> Mapping[str, Any]:
     """A reading of the log; empty where the line is another record, or not whole yet."""
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = of_json(line.encode(), dict[str, Any], where="log.jsonl")
+    except Misfit:
         return {}
-    return record if isinstance(record, dict) and record.get("event") == "step" and "step" in record else {}
+    return record if record.get("event") == "step" and isinstance(record.get("step"), int) else {}
 
 
 def _scale(columns: Sequence[np.ndarray]) -> int:

@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+from .files.wording import shown
 from .objectives.method import Method
 from .objectives.methods import METHODS
 from .objectives.parts import (
@@ -35,6 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {  # parts that may be put in another's place
     "bound": {"info-nce": InfoNCE(), "nce": NCE(), "decoupled": Decoupled(), "hard-negatives": HardNegatives()},
     "head": {"none": None, "fixed": FixedGaussian(), "bounded": BoundedGaussian(), "von-mises-fisher": VonMisesFisher()},
 }
+MOST = 1e9  # of any number of a method, far more than any of them has
 IN_A_BANK = ("same-cluster", "clusters", "nce")
 ABSENT: dict[str, Any] = {
     "anneal": Anneal(),
@@ -156,8 +158,13 @@ def _parsed(value: Any, text: str, name: str) -> Any:
     try:
         if isinstance(value, bool):
             return {"true": True, "false": False}[text.lower()]
-        return type(value)(text)
-    except (ValueError, KeyError):
+        found = type(value)(text)
+        if isinstance(found, int | float) and abs(found) > MOST:  # what is no number is for the part itself to refuse
+            raise ValueError(f"--set {name} must lie in -{MOST:g} to {MOST:g}, got {shown(found)}")
+        return found
+    except (ValueError, KeyError) as error:
+        if str(error).startswith("--set"):
+            raise
         kind = "true or false" if isinstance(value, bool) else f"a value like {value}"
         raise ValueError(f"--set {name} takes {kind}, got {text!r}") from None
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import json
 import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from msgspec import Meta, Struct
 
 from .console import say
-from .files.opening import read_text
+from .files.typed import read_json
 from .journal.folder import write_json
 
 if TYPE_CHECKING:
@@ -134,11 +135,17 @@ def _telling(running: dict[str, Opened], spared: Spared) -> Tracking:
     return Tracking(scalars, pictures)
 
 
+class Identity(Struct, frozen=True):
+    """What is kept under RUN/track/identity.json."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
+
+
 def _identity(out: Path) -> str:
     """The run's name with the trackers: as its folder was called, and eight digits, kept under RUN/track."""
     path = out / "track" / "identity.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(read_text(path))["name"])
+    with contextlib.suppress(OSError, ValueError):
+        return read_json(path, Identity).name
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = "".join(
         letter if letter.isascii() and (letter.isalnum() or letter in "-_") else "-" for letter in out.resolve().name

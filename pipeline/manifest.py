@@ -19,9 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ..files.opening import make_text, open_text, open_to_read, partial, read_text, settle_name
+from msgspec import Meta, Struct
+
+from ..files.opening import make_text, open_text, open_to_read, partial, settle_name
+from ..files.typed import Misfit, fitted, read_json
 from .beton import Beton, InvalidBeton, open_beton
 from .digests import cache_folder as cache_folder
 from .digests import file_sha256, in_turn, seal_of
@@ -31,6 +34,28 @@ FORMAT = 3
 BOUND = 3  # the format from which on a manifest tells of the files beside it
 BESIDE = ("columns", "quarantine", "remarks")
 LOOKED_AT = 100  # manifests in a folder, for one that has lost its file
+
+
+class Bound(Struct, frozen=True):
+    """What a manifest says of a file beside it."""
+
+    sha256: str
+    rows: Annotated[int, Meta(ge=0)]
+
+
+class Manifest(Struct, frozen=True):
+    """What is read of a manifest."""
+
+    format: Annotated[int, Meta(ge=1)] = 1
+    rows: Annotated[int, Meta(ge=0)] = 0
+    size_bytes: Annotated[int, Meta(ge=0)] = 0
+    sha256: str = ""
+    fingerprint: str = ""
+    sources: list[str] = []
+    classes: list[str] = []
+    columns: list[str] = []
+    settings: dict[str, Any] = {}
+    sidecars: dict[str, Bound | None] = {}
 
 
 def sidecars(target: Path) -> dict[str, Path]:
@@ -88,13 +113,15 @@ def read_manifest(target: Path) -> dict[str, Any] | None:
     """The manifest of `target`, None where there is none; raises InvalidBeton for one that cannot be read."""
     path = sidecars(target)["manifest"]
     try:
-        content = json.loads(read_text(path))
+        content = read_json(path, dict[str, Any])
+        version = fitted(content, Manifest, where=str(path)).format
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:
-        raise InvalidBeton(f"{path} is damaged ({error}): convert the source of {target} again") from None
-    if not isinstance(content, dict):
-        raise InvalidBeton(f"{path} is damaged (no object): convert the source of {target} again")
+    except Misfit as error:
+        why = str(error).removeprefix(str(path)).lstrip(": ")
+        raise InvalidBeton(f"{path} is damaged ({why}): convert the source of {target} again") from None
+    if version > FORMAT:
+        raise InvalidBeton(f"{path} has format {version}, and this version reads up to {FORMAT}: take a newer viewmill")
     return content
 
 

@@ -1,15 +1,15 @@
 """The place where a .beton will stand: whether it may, and that nothing unfinished is left where it does not come to be."""
 
 import errno
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..files.opening import of_a_run, partial, read_text
+from ..files.opening import of_a_run, partial
+from ..files.typed import read_json
 from .beton import open_beton
-from .manifest import sidecars
+from .manifest import Manifest, sidecars
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -32,9 +32,9 @@ def _unfinished(target: Path) -> bool:
     if sidecars(target)["manifest"].exists():
         return False
     try:
-        manifest = json.loads(read_text(partial(sidecars(target)["manifest"])))
-        return manifest["fingerprint"] == open_beton(target).fingerprint
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = read_json(partial(sidecars(target)["manifest"]), Manifest)
+        return manifest.fingerprint == open_beton(target).fingerprint
+    except (OSError, ValueError):
         return False
 
 

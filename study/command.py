@@ -1,6 +1,5 @@
 """`viewmill study`: every training of a study and its evaluation, one after another; the same command goes on."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,11 +8,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from msgspec import Struct
+
+from ..commands.ranges import FromZero
 from ..commands.study import Study
 from ..console import duration, say
 from ..datasets import refusing
 from ..errors import Refused
 from ..files.opening import LARGE, read_text
+from ..files.typed import of_json, read_json
 from ..journal.signals import deferred
 from ..pipeline.beton import Beton
 from . import results
@@ -27,6 +30,14 @@ from .process import Call, await_free, called
 STAYS = ("config.json", "log.jsonl", "evaluation.jsonl")
 STOPPED = (75, 130)
 LAST = 3  # lines of a failed command that are said
+
+
+class Ended(Struct, frozen=True):
+    """What is read of a run's exit.json."""
+
+    code: int
+    step: FromZero
+    steps: FromZero
 
 
 class Making(NamedTuple):
@@ -166,7 +177,7 @@ def _job(making: Making, job: Job) -> int:
     if code:
         return code
     try:
-        told = [json.loads(text) for text in said.splitlines() if text.strip()]
+        told = [of_json(text.encode(), results.Line, where="evaluate") for text in said.splitlines() if text.strip()]
         line = results.result(job, making.plan, run, told, time.monotonic() - began, making.images)
         results.append(making.target, line)
     except (ValueError, LookupError, OSError) as error:
@@ -197,9 +208,9 @@ def _called(making: Making, job: Job, arguments: Sequence[str], output: Path) ->
 def _trained(run: Path) -> bool:
     """Whether a training ended there and its checkpoints are left."""
     try:
-        ended = json.loads(read_text(run / "exit.json"))
-        return ended["code"] == 0 and ended["step"] == ended["steps"] and any((run / "checkpoints").iterdir())
-    except (OSError, ValueError, LookupError):
+        ended = read_json(run / "exit.json", Ended)
+        return ended.code == 0 and ended.step == ended.steps and any((run / "checkpoints").iterdir())
+    except (OSError, ValueError):
         return False
 
 

@@ -11,18 +11,19 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from ..commands.ranges import FromOne, FromZero
+from ..commands.ranges import FromOne, FromZero, Seed, Share
 from ..console import say
 from ..files.locking import hold
 from ..files.opening import LARGE, descriptor_to_change, read_bytes, replacing
-from ..files.typed import fitted
+from ..files.typed import Misfit, fitted, of_json
 from ..journal.folder import read_config
 from ..pipeline.beton import Beton
 from .axes import OWN
@@ -30,7 +31,6 @@ from .matched import digest_of, other, settings_of
 from .plan import Job, Plan
 
 Line = dict[str, Any]
-NEEDED = ("name", "seed", "settings", "evaluations", "training_s")
 NO_SCALARS = (
     "step",
     "steps",
@@ -44,6 +44,25 @@ NO_SCALARS = (
     "saved_age_s",
 )
 TOLD = ("task", "encoder", "kind", "protocol", "top1", "interval")
+
+
+class Told(Struct, frozen=True):
+    """What is read of a score in a study's result."""
+
+    task: str
+    encoder: str
+    kind: str
+    top1: Share
+
+
+class Result(Struct, frozen=True):
+    """What is read of a line of a study's results."""
+
+    name: str
+    seed: Seed
+    settings: dict[str, Any]
+    evaluations: list[Told]
+    training_s: Annotated[float, Meta(ge=0)]
 
 
 class Ran(Struct, frozen=True):
@@ -93,10 +112,11 @@ def read(path: Path) -> list[Line]:
 
 def _parsed(text: bytes) -> Line | None:
     try:
-        line = json.loads(text)
-    except ValueError:
+        line = of_json(text, Line, where="a line")
+        fitted(line, Result)
+    except Misfit:
         return None
-    return line if isinstance(line, dict) and all(key in line for key in NEEDED) else None
+    return line
 
 
 def append(path: Path, line: Line) -> None:
@@ -208,11 +228,9 @@ def _told(line: Line, *, alone: bool) -> Line:
 def _records(log: Path) -> list[Line]:
     found = []
     for text in read_bytes(log, limit=LARGE).splitlines():
-        try:
-            found.append(json.loads(text))
-        except ValueError:  # what a crash tore; a later start has taken its step again
-            continue
-    return [record for record in found if isinstance(record, dict) and "event" in record and "time" in record]
+        with suppress(Misfit):  # what a crash tore; a later start has taken its step again
+            found.append(of_json(text, Line, where=str(log)))
+    return [record for record in found if "event" in record and isinstance(record.get("time"), int | float)]
 
 
 def _seconds(records: Sequence[Line]) -> float:

@@ -323,3 +323,24 @@ def test_a_file_that_was_renamed_or_copied_alone_says_what_it_lacks_and_where_th
     assert len(read_columns(tmp_path / "elsewhere" / "b.beton")["row"]) == 24
     open_data(tmp_path / "elsewhere" / "b.beton", progress=lambda done, total: None, say=said.append)
     assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"classes": "cat"}, "classes must be a list of texts, got 'cat'"),
+        ({"classes": [1, 2]}, "classes[0] must be a text, got 1"),
+        ({"format": True}, "format must be a whole number"),
+        ({"rows": float("nan")}, "rows must be a finite number, got nan"),
+        ({"sidecars": {"columns": 3}}, "sidecars.columns must be a table"),
+        ({"sidecars": {"columns": {"sha256": "x", "rows": -1}}}, "sidecars.columns.rows must be 0 or more, got -1"),
+        ({"format": 99}, "has format 99"),
+    ],
+)
+def test_a_manifest_is_held_to_its_types(target, change, told):
+    path = sidecars(target)["manifest"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InvalidBeton) as refused:
+        open_trusted(target)
+    assert told in str(refused.value)
+    assert "a.beton.json" in str(refused.value)

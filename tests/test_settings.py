@@ -90,7 +90,7 @@ def test_what_can_be_set_besides_is_listed():
         ("region.anneal.start=3", "above 0 and at most 1, got 3"),
         ("region.anneal.start=nan", "above 0 and at most 1, got nan"),
         ("region.anneal.start=0.005", "must start beyond the inner one at 0.01, got 0.005"),
-        ("region.anneal.kind=sudden", "linear, step, exponential or adaptive, got 'sudden'"),
+        ("region.anneal.kind=sudden", "exponential, adaptive or adaptive-release, got 'sudden'"),
         ("region.anneal=linear", "no setting 'region.anneal'"),
         ("target.value=0.9", "nothing asks for a momentum encoder"),
         ("bound=nce", "everything as its region"),
@@ -104,6 +104,9 @@ def test_what_can_be_set_besides_is_listed():
         ("bound.temperature=-1", "temperature must be above 0"),
         ("bound.temperature=nan", "temperature must be above 0"),
         ("memory.negatives=0", "negatives must be at least 1"),
+        ("memory.negatives=99999999999999", "--set memory.negatives must lie in -1e+09 to 1e+09"),
+        ("bound.temperature=1e38", "--set bound.temperature must lie in -1e+09 to 1e+09, got 1e+38"),
+        ("contrast.0.weight=inf", "--set contrast.0.weight must lie in -1e+09 to 1e+09, got inf"),
     ],
 )
 def test_what_cannot_be_set_is_refused(assignment, message):

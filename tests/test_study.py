@@ -503,7 +503,7 @@ def test_an_answer_that_is_no_result_is_a_failure(file, tmp_path, capsys):
             return "not JSON" if self.of(words, "--train") else ""
 
     assert study(Study(file()), call=Silent()) == 1
-    assert "has no result (JSONDecodeError" in capsys.readouterr().err
+    assert "has no result (Misfit: evaluate is no JSON" in capsys.readouterr().err
 
 
 def test_results_of_other_settings_are_refused_with_the_difference(file, tmp_path):

@@ -67,7 +67,8 @@ def transfer(config: Transfer) -> int:
         else:
             ended |= run(config, job, settings, data, asked, start)
         if ended["code"] == 0 and accelerator.is_main_process:
-            show(config.out)
+            with refusing():
+                show(config.out)
     return ended["code"]
 
 

@@ -7,19 +7,21 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from ..commands.worth import Finetune
 from ..configs import FORMAT, recorded, settle_config
 from ..console import opening, say, table
 from ..datasets import open_images, refusing, told_apart
 from ..ending import starting
 from ..errors import Refused
-from ..files.opening import read_text
-from ..files.typed import check_settings
+from ..files.typed import check_settings, read_json
 from ..journal.folder import read_config, write_json
 from ..journal.log import versions
 from ..journal.signals import deferred
 from ..objectives import meeting
 from .presets import Course
+from .results import Begun
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -74,7 +76,8 @@ def finetune(config: Finetune) -> int:
                 told = {"protocol": protocol(settings), "init": init, "step": job.course.steps, **measured}
                 write_json(config.out / "results.json", told | {"versions": versions()})
         if ended["code"] == 0 and accelerator.is_main_process:
-            show(config.out)
+            with refusing():
+                show(config.out)
     return ended["code"]
 
 
@@ -195,15 +198,26 @@ def protocol(settings: dict[str, Any]) -> str:
     )
 
 
+class Told(Struct, frozen=True):
+    """What is read of OUT/results.json."""
+
+    init: Begun
+    protocol: str
+    top1: float
+    interval: tuple[float, float]
+    mean_per_class: float
+    top5: float | None = None
+
+
 def show(out: Path) -> None:
     """Print the table of OUT/results.json."""
-    told = json.loads(read_text(out / "results.json"))
-    low, high = told["interval"]
-    top5 = "" if told["top5"] is None else f"{told['top5']:.3f}"
-    accuracies = (f"{told['top1']:.3f}", f"{low:.3f} to {high:.3f}", top5, f"{told['mean_per_class']:.3f}")
+    told = read_json(out / "results.json", Told)
+    low, high = told.interval
+    top5 = "" if told.top5 is None else f"{told.top5:.3f}"
+    accuracies = (f"{told.top1:.3f}", f"{low:.3f} to {high:.3f}", top5, f"{told.mean_per_class:.3f}")
     table(
         "fine-tuned classifier",
         ("begins with", "top-1", "from to", "top-5", "per class"),
-        [(told["init"]["words"], *accuracies)],
+        [(told.init.words, *accuracies)],
     )
-    say(told["protocol"])
+    say(told.protocol)

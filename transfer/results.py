@@ -1,11 +1,12 @@
 """What a fine-tuning tells: its plan, results.json with the protocol beside the numbers, and the table."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from ..console import opening, table
-from ..files.opening import read_text
+from ..files.typed import read_json
 from ..journal.folder import write_json
 from ..journal.log import versions
 from .scene import SceneSet
@@ -16,6 +17,32 @@ if TYPE_CHECKING:
 HEAD = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
 NAMES = {"detection": "Faster R-CNN", "segmentation": "Mask R-CNN", "keypoints": "Keypoint R-CNN"}
 PARTS = ("nothing", "the stem", "stem and 1 stage", "stem and 2 stages", "stem and 3 stages", "the whole encoder")
+
+
+class Measured(Struct, frozen=True):
+    """Average precisions of one kind, shares of 1; None where there was nothing to count."""
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None = None
+    ap_medium: float | None = None
+    ap_large: float | None = None
+    by_category: dict[str, float | None] = {}
+
+
+class Begun(Struct, frozen=True):
+    """What a fine-tuning began with."""
+
+    words: str
+
+
+class Told(Struct, frozen=True):
+    """What is read of OUT/results.json."""
+
+    init: Begun
+    protocol: str
+    results: dict[str, Measured]
 
 
 def protocol(settings: dict[str, Any], train: SceneSet, test: SceneSet) -> str:
@@ -72,13 +99,13 @@ def write_results(out: Path, settings: dict[str, Any], train: SceneSet, test: Sc
 
 def show(out: Path) -> None:
     """Print the table of OUT/results.json."""
-    told = json.loads(read_text(out / "results.json"))
-    rows = [(name, *(_share(numbers[key]) for key in HEAD)) for name, numbers in told["results"].items()]
-    table(f"{told['init']['words']}: {told['protocol']}", ("", *HEAD.values()), rows)
-    columns = [numbers["by_category"] for numbers in told["results"].values()]
-    if len(columns[0]) > 1:
-        rows = [(name, *(_share(column[name]) for column in columns)) for name in columns[0]]
-        table("AP by class", ("", *told["results"]), rows)
+    told = read_json(out / "results.json", Told)
+    rows = [(name, *(_share(getattr(numbers, key)) for key in HEAD)) for name, numbers in told.results.items()]
+    table(f"{told.init.words}: {told.protocol}", ("", *HEAD.values()), rows)
+    columns = [numbers.by_category for numbers in told.results.values()]
+    if columns and len(columns[0]) > 1:
+        rows = [(name, *(_share(column.get(name)) for column in columns)) for name in columns[0]]
+        table("AP by class", ("", *told.results), rows)
 
 
 def _share(value: float | None) -> str:
