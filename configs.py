@@ -100,7 +100,7 @@ TRAINING = _kind(
     without=FREE,
 )
 FREE_OF_TUNING = ("source", "train", "test", "out", "train_images", "test_images", "threads", "timeout", "max_masked")
-FREE_OF_TUNING = (*FREE_OF_TUNING, "checkpoint_every", "keep", "log_every", *BY_COURSE)
+FREE_OF_TUNING = (*FREE_OF_TUNING, "classes_by", "checkpoint_every", "keep", "log_every", *BY_COURSE)
 BEGUN = [("source", str), ("init", str), ("given", str), ("data_fingerprint", str), ("test_fingerprint", str)]
 KINDS_OF_RUNS: dict[str, Any] = {
     "train": TRAINING,
