@@ -32,6 +32,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+LINE_S = 10.0  # from one line of progress to the next, where there is no terminal
 LOG_COLUMNS = 100  # of what is printed into a file
 # Controls but for the end of a line and the tab; DEL and C1; line and paragraph separators; marks that turn the direction
 # of writing (CVE-2021-42574); halves of pairs, which no encoding takes.
@@ -182,12 +183,17 @@ def opening(title: str, rows: Sequence[tuple[str, str]]) -> None:
 
 @contextmanager
 def counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields `progress(done, total)`: a bar with a count and the time left on a terminal, from its first call on."""
+    """Yields `progress(done, total)`: a bar with a count and the time left on a terminal, from its first call on.
+
+    Elsewhere, in a log say, it is a line every LINE_S seconds.
+    """
+    if not is_live(sys.stderr):
+        yield _lines(title)
+        return
     console = Console(stderr=True)
     rate = _Rate()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    bar = Progress(*columns, console=console, disable=not is_live(sys.stderr))
-
+    bar = Progress(*columns, console=console)
     last = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -204,6 +210,25 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
         yield progress
     finally:
         bar.stop()
+
+
+def _lines(title: str) -> Callable[[int, int], None]:
+    """A progress that says where it is every LINE_S seconds; the rate is that since the line before."""
+    at, before = 0.0, -1
+
+    def progress(done: int, total: int) -> None:
+        nonlocal at, before
+        now = time.monotonic()
+        if before < 0:  # what was done before the first call, and how long that took, tells nothing of what is to come
+            at, before = now, done
+        if done >= total or now - at < LINE_S:
+            return
+        rate = (done - before) / (now - at)
+        left = f", {duration((total - done) / rate)} left" if rate else ""
+        say(f"{in_line(title)}: {done:,} of {total:,}, {rate:,.{0 if rate >= 10 else 1}f}/s{left}")
+        at, before = now, done
+
+    return progress
 
 
 class _Rate(ProgressColumn):

@@ -13,6 +13,8 @@ from .pipeline.estimate import Estimate
 from .pipeline.sources.opened import Reading
 from .pipeline.threads import usable_cores
 
+SURE = 0.05  # how far off an estimate may be that is said without more
+
 
 def convert(config: Convert) -> int:
     """Convert, and print what became of the images."""
@@ -57,5 +59,9 @@ def _encoding(config: Convert) -> Encoding:
 
 def _announce(estimate: Estimate) -> None:
     classes = f" in {estimate.classes} class{'es' if estimate.classes > 1 else ''}" if estimate.classes else ""
-    cost = f"about {size_of(estimate.size_bytes)} and {duration(estimate.seconds)}"
-    say(f"{estimate.images:,} images{classes} -> {estimate.target}: {cost}")
+    size = size_of(estimate.size_bytes)
+    if estimate.off_bytes > SURE * estimate.size_bytes:
+        size += f", give or take {size_of(estimate.off_bytes)},"
+    time = f" and {duration(estimate.seconds)}" if estimate.seconds >= 2 else ""
+    images = f"{estimate.images:,} image{'s' if estimate.images > 1 else ''}"
+    say(f"{images}{classes} -> {estimate.target}: about {size}{time}")

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..files.opening import open_to_read
+from .kinds import kind_of, picture_of
 
 VERSION = 2
 JPEG, RAW = 0, 1
@@ -25,6 +26,8 @@ MIN_PAGE_SIZE = 1 << 21  # FFCV's own floor: 2 MiB, a huge page
 MAX_PAGE_SIZE = 1 << 31  # the header holds it in 32 bits
 MAX_SIDE = (1 << 16) - 1  # width and height are 16-bit
 MAX_FIELDS = 64
+KNOWN_BY = 1024  # first bytes of what is no .beton
+UNSURE = ("text", "nothing but zeros")
 SAMPLED = 64 << 20  # bytes
 MAX_PIXELS = 100_000_000  # of one image: what claims more would only be a way to fill the memory
 
@@ -56,6 +59,10 @@ ROW = np.dtype([("", IMAGE), ("", "<i8")], align=True)  # the fields of our own 
 
 class InvalidBeton(ValueError):
     """A file that is no usable .beton; the message names the file, the fault and the remedy."""
+
+
+class NoBeton(InvalidBeton):
+    """A file that is known to be something else."""
 
 
 class Sample(NamedTuple):
@@ -110,11 +117,15 @@ def open_beton(path: Path) -> Beton:
         raise InvalidBeton(f"{path} is a folder: viewmill convert {path} {path.name or 'images'}.beton makes a .beton of it")
     try:
         with open_to_read(path) as file:
+            _refuse_other(path, file.read(KNOWN_BY))
+            file.seek(0)
             length = os.fstat(file.fileno()).st_size
             header = _read_header(file, length)
             fields = _read_fields(file, int(header["num_fields"]))
             metadata = _read_metadata(file, header, _row_type(fields), length)
             table = np.fromfile(file, ALLOCATION, offset=int(header["alloc_table_ptr"]) - file.tell())
+    except NoBeton:
+        raise
     except InvalidBeton as error:
         raise InvalidBeton(f"{path} {error}; convert its source again") from None
     except MemoryError:
@@ -138,6 +149,17 @@ def open_beton(path: Path) -> Beton:
         label_N=label_N,
         fingerprint=digest.hexdigest(),
     )
+
+
+def _refuse_other(path: Path, begin: bytes) -> None:
+    """Raise NoBeton for what is known as something else by its first bytes, with the command that makes a .beton of it."""
+    if name := picture_of(begin):
+        folder = path.parent
+        command = f"viewmill convert {folder} {folder.absolute().name or 'images'}.beton"
+        raise NoBeton(f"{path} is {name}, no .beton: {command} makes one of it and the images beside it")
+    name = kind_of(begin)
+    if name and name not in UNSURE:
+        raise NoBeton(f"{path} is no .beton but {name}")
 
 
 def _read_header(file, length: int) -> np.ndarray:

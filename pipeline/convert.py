@@ -97,7 +97,7 @@ def convert(
     # One crew for both: the images of the estimate go through it first.
     outcomes = encoded(chain(found.spread, items_of(sources)), encoding, workers=workers)
     with closing(outcomes), ExitStack() as stack:
-        estimate = estimate_of(found, islice(outcomes, len(found.spread)), target)
+        estimate = estimate_of(found, islice(outcomes, len(found.spread)), target, workers=workers)
         check_space(estimate)
         announce(estimate)
         stack.enter_context(placing(target))

@@ -61,6 +61,8 @@ class Encoded(NamedTuple):
     data: bytes | None
     stamp: Stamp | None = None
     remarks: tuple[Remark, ...] = ()
+    seconds: float = 0.0
+    """That it took."""
 
 
 def is_kept(width: int, height: int, encoding: Encoding) -> bool:

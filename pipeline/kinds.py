@@ -33,8 +33,23 @@ BEGINNINGS = {
     b"\xff\x0a": f"JPEG XL, which Pillow does not read: {TO_JPEG}",
     b"\x00\x00\x00\x0cJXL ": f"JPEG XL, which Pillow does not read: {TO_JPEG}",
 }
+PICTURES = {
+    b"\xff\xd8": "a JPEG",
+    b"\x89PNG\r\n\x1a\n": "a PNG",
+    b"GIF8": "a GIF",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"BM": "a BMP",
+}
 MARKUP = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(!doctype html|html|head|body|svg|\?xml)", re.IGNORECASE | re.DOTALL)
 TEXT = re.compile(rb"[\t\n\r\x20-\x7e]+")
+
+
+def picture_of(data: bytes) -> str:
+    """Which kind of image `data` begins as, of those that are met most; "" for none of them."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "a WebP"
+    return next((name for beginning, name in PICTURES.items() if data.startswith(beginning)), "")
 
 
 def kind_of(data: bytes) -> str:

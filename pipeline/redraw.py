@@ -15,7 +15,7 @@ from .beton import JPEG, RAW
 from .encoding import Encoded, Encoding, Notes, as_it_is, check_decodes, check_size, check_stored, is_kept
 from .greys import COLOURS_DARK, LIKELY_DARK, is_deep, to_eight_bits
 from .icc import OTHER, is_srgb, name_of
-from .kinds import kind_of
+from .kinds import kind_of, picture_of
 from .outcry import collected
 from .sources.candidate import Stamp
 from .upright import TURNS, orientation_of
@@ -24,7 +24,6 @@ Image.init()
 FORMATS = sorted(set(Image.OPEN) - {"EPS", "WMF"})  # Pillow hands those two to other programs
 UNKNOWN = "no image of a kind that Pillow knows"
 A_PREVIEW = "its first picture is the preview of another, as in raw files of cameras (DNG, NEF): develop it first"
-READ = {jpeg.START: "a JPEG", png.START: "a PNG", b"GIF8": "a GIF", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"BM": "a BMP"}
 LEFT_ASIDE = "its metadata could not be read and is left aside"
 SCALED = 4  # times as many pixels as are decoded may a JPEG have that is decoded at a half or less
 DARK_COLOURS = 256 // LIKELY_DARK
@@ -183,7 +182,7 @@ def _store(image: Image.Image, encoding: Encoding, size: tuple[int, int]) -> Enc
 def _why_unknown(data: bytes) -> str:
     if data.startswith(jpeg.START) and (found := jpeg.header(data)) and found.bits != 8:
         return f"a JPEG of {found.bits} bits a sample, which Pillow does not read: make one of 8 bits first"
-    if name := next((name for beginning, name in READ.items() if data.startswith(beginning)), ""):
+    if name := picture_of(data):
         return f"damaged: {name}, of whose beginning Pillow makes nothing"
     kind = kind_of(data)
     return f"{UNKNOWN}: {kind}" if kind else UNKNOWN

@@ -5,6 +5,8 @@ file. It must still decode strictly, by the decoder that training will use, so t
 else goes to redraw.py.
 """
 
+import time
+
 from . import jpeg, native
 from .encoding import Encoded, Encoding, Notes, as_it_is, check_size, is_kept
 from .icc import OTHER, is_srgb, name_of
@@ -15,21 +17,22 @@ PLAIN = jpeg.Header(exif=b"", xmp=b"", profile=b"", more=False, bits=8, short=Fa
 
 def encode(candidate: Candidate, encoding: Encoding) -> Encoded | Rejected:
     """What becomes of one candidate. Never raises for what a file can hold: Pillow alone raises eight kinds of error."""
-    notes = Notes()
+    notes, started = Notes(), time.perf_counter()
     try:
         content, stamp = candidate.place.fetch()
         encoded = _unchanged(content, stamp, encoding, notes) if isinstance(content, bytes) else None
         if encoded is None:
+            loading = time.perf_counter()
             from .redraw import redraw  # Pillow and its forty formats take .2 s to load: a folder of JPEG files needs none
 
+            started += time.perf_counter() - loading
             encoded = redraw(content, stamp, encoding, notes)
     except ValueError as error:  # ours, and Pillow's own refusals
         return Rejected(candidate.path, str(error) or "ValueError")
     except Exception as error:
         return Rejected(candidate.path, f"{type(error).__name__}: {error}")
-    if not notes:
-        return encoded
-    return encoded._replace(remarks=tuple(Remark(candidate.path, kind, detail) for kind, detail in notes.items()))
+    remarks = tuple(Remark(candidate.path, kind, detail) for kind, detail in notes.items())
+    return encoded._replace(remarks=remarks, seconds=time.perf_counter() - started)
 
 
 def _unchanged(data: bytes, stamp: Stamp | None, encoding: Encoding, notes: Notes) -> Encoded | None:

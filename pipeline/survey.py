@@ -29,6 +29,8 @@ class Survey(NamedTuple):
     """sha256 over names, labels and sizes in order: names the content without reading it."""
     spread: list[Candidate]
     """Some candidates, evenly spread."""
+    size_bytes: int
+    """That all candidates take in the sources, as far as is known."""
 
 
 def survey(sources: Sequence[Source], case: str = "ask") -> Survey:
@@ -36,7 +38,7 @@ def survey(sources: Sequence[Source], case: str = "ask") -> Survey:
 
     `case` says what classes are whose names differ only in capitals: "keep" for two, "fold" for one; else that is Ambiguous.
     """
-    count = lost = unlabelled = 0
+    count = lost = unlabelled = size = 0
     labels: set[Label] = set()
     spread, stride = [], 1
     digest = hashlib.sha256()
@@ -54,6 +56,7 @@ def survey(sources: Sequence[Source], case: str = "ask") -> Survey:
         labels.add(item.label)
         unlabelled += item.label is None
         digest.update(f"{item.name}\0{item.label}\0{item.size}\0".encode())
+        size += item.size
         count += 1
     if not count:
         shown = ", ".join(str(source.path) for source in sources)
@@ -69,7 +72,7 @@ def survey(sources: Sequence[Source], case: str = "ask") -> Survey:
         raise ValueError(f"{where}: {told}: convert them apart")
     place = {name: index for index, name in enumerate(classes)}
     number: dict[Label, int] = {None: -1} | {name: place[spelled[name]] for name in names} | {n: n for n in numbers}
-    return Survey(count, lost, unlabelled, classes, number, columns_of(sources), digest.hexdigest(), spread)
+    return Survey(count, lost, unlabelled, classes, number, columns_of(sources), digest.hexdigest(), spread, size)
 
 
 def _spelled(names: Iterable[str], case: str, where: str) -> dict[str, str]:
