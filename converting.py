@@ -62,6 +62,5 @@ def _announce(estimate: Estimate) -> None:
     size = size_of(estimate.size_bytes)
     if estimate.off_bytes > SURE * estimate.size_bytes:
         size += f", give or take {size_of(estimate.off_bytes)},"
-    time = f" and {duration(estimate.seconds)}" if estimate.seconds >= 2 else ""
     images = f"{estimate.images:,} image{'s' if estimate.images > 1 else ''}"
-    say(f"{images}{classes} -> {estimate.target}: about {size}{time}")
+    say(f"{images}{classes} -> {estimate.target}: about {size} and {duration(max(1, estimate.seconds))}")

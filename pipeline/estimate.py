@@ -11,7 +11,7 @@ import numpy as np
 from .beton import ALLOCATION, MIN_PAGE_SIZE, ROW
 from .chunks import Outcome
 from .encoding import Encoded
-from .sources.candidate import Candidate
+from .sources.candidate import Candidate, Rejected, Remark
 from .survey import Survey
 from .threads import usable_cores
 
@@ -51,7 +51,9 @@ def estimate_of(found: Survey, outcomes: Iterator[Outcome], target: Path, *, wor
 
 
 def _result(outcome: Outcome) -> Encoded | None:
-    return outcome[1] if isinstance(outcome[0], Candidate) and isinstance(outcome[1], Encoded) else None
+    if isinstance(outcome, Rejected | Remark):
+        return None
+    return outcome[1]
 
 
 def _stored(candidate: Candidate, result: Encoded | None) -> int:

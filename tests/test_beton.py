@@ -235,7 +235,7 @@ def test_two_rows_at_one_place_are_refused(small):
 
 
 def test_an_image_that_crosses_a_page_is_refused(folder, tmp_path):
-    copy = shutil.copy(folder / "grown.beton", tmp_path)
+    copy = Path(shutil.copy(folder / "grown.beton", tmp_path))
     with pytest.raises(InvalidBeton, match="row 3 is an image that crosses a page"):
         open_beton(patch(copy, 4, struct.pack("<I", MIN_PAGE_SIZE)))
 
@@ -244,8 +244,8 @@ def test_an_image_that_crosses_a_page_is_refused(folder, tmp_path):
     ("content", "reason"),
     [
         (b"", "0 bytes, less than a header"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(100), "no .beton of version 2"),
-        (b"\xff\xd8\xff\xe0" + bytes(100), "no .beton of version 2"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(100), "is a PNG, no .beton"),
+        (b"\xff\xd8\xff\xe0" + bytes(100), "is a JPEG, no .beton"),
         (bytes(5_000), "no .beton of version 2"),
     ],
     ids=["empty", "png", "jpeg", "zeros"],

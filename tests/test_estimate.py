@@ -83,7 +83,7 @@ def test_one_image_is_announced_in_words(folder, tmp_path, capsys):
     pictures(folder, "jpg", 1, least=60, most=90)
     assert main(["convert", str(folder), str(tmp_path / "a.beton"), "--workers", "0"]) == 0
     first = capsys.readouterr().err.splitlines()[0]
-    assert first == f"1 image -> {tmp_path / 'a.beton'}: about 4.0 MiB"
+    assert first == f"1 image -> {tmp_path / 'a.beton'}: about 4.0 MiB and 0:01"
 
 
 def test_without_a_terminal_a_line_now_and_then_says_how_far_it_is(monkeypatch, capsys):
