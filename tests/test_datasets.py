@@ -151,7 +151,7 @@ def test_a_recipe_is_shown_as_a_picture_and_in_numbers(photo_beton, tmp_path):
         (("--plan",), "add --recipe"),
         (("--recipe", "simclrr", "--plan"), "did you mean simclr"),
         (("--recipe", "nowhere.toml", "--plan"), "nowhere.toml"),
-        (("--recipe", "simclr", "--plan", "--size", "0"), "at least 1 pixel"),
+        (("--recipe", "simclr", "--plan", "--size", "0"), "must lie in 1 to 4096, got 0"),
     ],
 )
 def test_views_that_cannot_be_shown_are_refused(photo_beton, flags, message):
