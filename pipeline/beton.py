@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..files.opening import open_to_read
-from .kinds import kind_of, picture_of
+from .kinds import told_otherwise
 
 VERSION = 2
 JPEG, RAW = 0, 1
@@ -27,7 +27,6 @@ MAX_PAGE_SIZE = 1 << 31  # the header holds it in 32 bits
 MAX_SIDE = (1 << 16) - 1  # width and height are 16-bit
 MAX_FIELDS = 64
 KNOWN_BY = 1024  # first bytes of what is no .beton
-UNSURE = ("text", "nothing but zeros")
 SAMPLED = 64 << 20  # bytes
 MAX_PIXELS = 100_000_000  # of one image: what claims more would only be a way to fill the memory
 
@@ -117,7 +116,8 @@ def open_beton(path: Path) -> Beton:
         raise InvalidBeton(f"{path} is a folder: viewmill convert {path} {path.name or 'images'}.beton makes a .beton of it")
     try:
         with open_to_read(path) as file:
-            _refuse_other(path, file.read(KNOWN_BY))
+            if other := told_otherwise(path, file.read(KNOWN_BY)):
+                raise NoBeton(other)
             file.seek(0)
             length = os.fstat(file.fileno()).st_size
             header = _read_header(file, length)
@@ -149,17 +149,6 @@ def open_beton(path: Path) -> Beton:
         label_N=label_N,
         fingerprint=digest.hexdigest(),
     )
-
-
-def _refuse_other(path: Path, begin: bytes) -> None:
-    """Raise NoBeton for what is known as something else by its first bytes, with the command that makes a .beton of it."""
-    if name := picture_of(begin):
-        folder = path.parent
-        command = f"viewmill convert {folder} {folder.absolute().name or 'images'}.beton"
-        raise NoBeton(f"{path} is {name}, no .beton: {command} makes one of it and the images beside it")
-    name = kind_of(begin)
-    if name and name not in UNSURE:
-        raise NoBeton(f"{path} is no .beton but {name}")
 
 
 def _read_header(file, length: int) -> np.ndarray:

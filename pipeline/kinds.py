@@ -1,6 +1,7 @@
 """In words what a file is that no decoder here reads, and what to do about it, from its first bytes."""
 
 import re
+from pathlib import Path
 
 HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 AVIF = {b"avif", b"avis"}
@@ -42,6 +43,7 @@ PICTURES = {
     b"BM": "a BMP",
 }
 MARKUP = re.compile(rb"\s*(?:<!--.*?-->\s*)*<(!doctype html|html|head|body|svg|\?xml)", re.IGNORECASE | re.DOTALL)
+UNSURE = ("text", "nothing but zeros")
 TEXT = re.compile(rb"[\t\n\r\x20-\x7e]+")
 
 
@@ -82,3 +84,12 @@ def _of_boxes(brand: bytes, begin: bytes) -> str:
     if brand == b"crx ":
         return "a raw file of a camera (CR3): develop it first"
     return "a video (MP4 or QuickTime)"
+
+
+def told_otherwise(path: Path, begin: bytes) -> str:
+    """In words that `path`, which should be a .beton, is known as something else by its first bytes; "" where it is not."""
+    if name := picture_of(begin):
+        command = f"viewmill convert {path.parent} {path.absolute().parent.name or 'images'}.beton"
+        return f"{path} is {name}, no .beton: {command} makes one of it and the images beside it"
+    name = kind_of(begin)
+    return f"{path} is no .beton but {name}" if name and name not in UNSURE else ""
