@@ -2,7 +2,8 @@
 
 Features are one safetensors file for an encoder, what it was shown, and a data set. Scores are one JSON file for the
 features and labels of both sides and a protocol: those of raw pixels, whose probe takes longer than any encoder's, are told
-once for all runs. A file that is damaged, or cannot be written, costs the time of making it again and nothing else.
+once for all runs. A file that is damaged, is another's under its name, or cannot be written, costs the time of making it
+again and nothing else.
 """
 
 import hashlib
@@ -21,13 +22,13 @@ from torch import Tensor, nn
 
 from ..files.opening import LARGE, read_text, regular
 from ..pipeline.beton import Beton
-from ..pipeline.manifest import cache_folder
+from ..pipeline.manifest import cache_folder, manifest_of
 from .features import Features, Pair, Shown
 from .protocols import DEPENDS, Options, Told
 from .scores import Interval, Score
 from .tasks import Task
 
-FORMAT = 1  # to be raised with anything that changes what features are of the same encoder and images
+FORMAT = 2  # to be raised with anything that changes what features are of the same encoder and images
 SCORES = 2  # the same of scores, of the same features and options
 KEPT_BYTES = 10 * 2**30
 """What all features together may take, and all scores; the ones that were used longest ago go first."""
@@ -47,14 +48,14 @@ def kept(shown: Shown, beton: Beton, make: Callable[[], Features], *, engine_nam
     if not shown.identity:
         return make()
     # engines differ by a level of 255 in some pixels, so features of one are not those of another
-    facts = (FORMAT, shown.identity, repr(shown.recipe), engine_name, beton.fingerprint, len(beton))
+    facts = (FORMAT, torch.__version__, shown.identity, repr(shown.recipe), engine_name, *_images_of(beton))
     path = _named("features", facts, "safetensors")
     found = _read(path)
     if found is None:
         found = made = make()
         with suppress(OSError, SafetensorError):  # no room, or a read-only home: it is made again the next time
             tensors = {name: tensor.contiguous() for name, tensor in made._asdict().items()}
-            _write(path, lambda partial: save_file(tensors, partial, metadata={"digest": _digest(made)}))
+            _write(path, lambda partial: save_file(tensors, partial, metadata={"digest": _bound(path, _digest(made))}))
     return found
 
 
@@ -76,7 +77,7 @@ def scores_of(protocol: str, digest: str, task: Task, options: Options, make: Ca
         found = make()
         text = json.dumps([_plain(told) for told in found])
         with suppress(OSError):
-            _write(path, lambda partial: partial.write_text(f"{_stamp(text)}\n{text}"))
+            _write(path, lambda partial: partial.write_text(f"{_bound(path, text)}\n{text}"))
     return found
 
 
@@ -92,7 +93,7 @@ def _read(path: Path) -> Features | None:
         os.utime(path)
     except (OSError, SafetensorError):
         return None
-    return found if stamp == _digest(found) else None
+    return found if stamp == _bound(path, _digest(found)) else None
 
 
 def _scores(path: Path) -> list[Told] | None:
@@ -101,7 +102,7 @@ def _scores(path: Path) -> list[Told] | None:
         os.utime(path)
     except (OSError, ValueError):
         return None
-    return [_told(**fields) for fields in json.loads(text)] if stamp == _stamp(text) else None
+    return [_told(**fields) for fields in json.loads(text)] if stamp == _bound(path, text) else None
 
 
 def _plain(told: Told) -> dict[str, Any]:
@@ -112,8 +113,19 @@ def _told(*, name: str, top1: list[float], confusion_P3: list[list[int]], **rest
     return Told(name, Score(top1=Interval(*top1), confusion_P3=torch.tensor(confusion_P3), **rest))
 
 
-def _stamp(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _bound(path: Path, text: str) -> str:
+    """The sha256 of what an entry holds and of its name: one that was copied over another is not that other."""
+    return hashlib.sha256(f"{path.name}\0{text}".encode()).hexdigest()
+
+
+def _images_of(beton: Beton) -> tuple[object, ...]:
+    """What tells the images of a file from any others: its manifest's sha256, or without one which file this is and when it
+    was last changed: a fingerprint reads no pixel."""
+    manifest = manifest_of(beton)
+    if manifest is not None and manifest.get("sha256"):
+        return beton.fingerprint, manifest["sha256"]
+    status = os.stat(beton.path)
+    return beton.fingerprint, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _write(path: Path, fill: Callable[[Path], object]) -> None:

@@ -1,6 +1,8 @@
 """What is kept: the same features and scores again, and never those of another encoder, another view or another file."""
 
+import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from viewmill.evaluation import store
 from viewmill.evaluation.features import Features, Pair, Pixels, Shown, augmented, batches, extract, mild, raw_pixels, unseen
 from viewmill.evaluation.protocols import DEPENDS, Options, measure
 from viewmill.evaluation.tasks import Task
-from viewmill.pipeline.beton import open_beton
+from viewmill.pipeline.beton import RAW, Sample, open_beton
+from viewmill.pipeline.beton_writer import write_beton
+from viewmill.pipeline.manifest import file_sha256, sidecars
 from viewmill.pipeline.recipe import weak
 
 CPU = torch.device("cpu")
@@ -229,3 +233,42 @@ def test_a_file_of_which_nothing_can_be_decoded_is_refused(beton, tmp_path):
 
 def test_features_name_their_parts():
     assert Features._fields == ("feature_NF", "label_N", "row_N")
+
+
+def test_an_entry_under_the_name_of_another_is_never_taken_for_it(beton, cache):
+    calls = []
+    first, other = (made(shown(weight), beton, calls) for weight in (1.0, 2.0))
+    one, two = sorted(cache.iterdir(), key=lambda path: load_file(path)["feature_NF"].abs().sum().item())
+    shutil.copy(one, two)
+    assert torch.equal(made(shown(2.0), beton, calls).feature_NF, other.feature_NF)
+    assert len(calls) == 3
+    assert not torch.equal(first.feature_NF, other.feature_NF)
+    features, calls = made(raw_pixels(16), beton), []
+    wanted = [told(features, Options(("knn",), k=(k,)), calls)[0].score for k in (1, 50)]
+    for path in (paths := list((cache.parent / "scores").iterdir())):
+        content = path.read_bytes()
+        for victim in paths:
+            victim.write_bytes(content)
+    assert [told(features, Options(("knn",), k=(k,)), calls)[0].score.top1 for k in (1, 50)] == [
+        each.top1 for each in wanted
+    ]
+    assert len(calls) == 3  # that of one of them is its own
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_other_pixels_under_the_same_fingerprint_are_other_features(cache, tmp_path, with_manifest):
+    """A fingerprint reads no pixel: images that are stored raw can all be exchanged under it."""
+    path, calls, found = tmp_path / "a.beton", [], []
+    for level in (10, 200):
+        samples = (Sample(RAW, 8, 8, row % 2, bytes([level + row]) * 192) for row in range(6))
+        write_beton(path, samples, capacity=6)
+        opened = open_beton(path)
+        if with_manifest:
+            facts = {"format": 2, "fingerprint": opened.fingerprint, "sha256": file_sha256(path)}
+            sidecars(path)["manifest"].write_text(json.dumps(facts))
+        found.append((opened.fingerprint, made(shown(size=8), opened, calls).feature_NF))
+    assert found[0][0] == found[1][0]
+    assert len(calls) == 2
+    assert not torch.equal(found[0][1], found[1][1])
+    made(shown(size=8), open_beton(path), calls)
+    assert len(calls) == 2
