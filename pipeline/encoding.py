@@ -40,6 +40,8 @@ class Encoding(NamedTuple):
 
     def fitted(self, width: int, height: int) -> tuple[int, int]:
         """Width and height as stored: the shape is kept, nothing is enlarged."""
+        if not (self.side or self.max_resolution):
+            return width, height
         scale = 1.0
         if self.side:
             scale = min(scale, self.side / min(width, height))

@@ -31,8 +31,8 @@ def encode(candidate: Candidate, encoding: Encoding) -> Encoded | Rejected:
         return Rejected(candidate.path, str(error) or "ValueError")
     except Exception as error:
         return Rejected(candidate.path, f"{type(error).__name__}: {error}")
-    remarks = tuple(Remark(candidate.path, kind, detail) for kind, detail in notes.items())
-    return encoded._replace(remarks=remarks, seconds=time.perf_counter() - started)
+    remarks = tuple([Remark(candidate.path, kind, detail) for kind, detail in notes.items()]) if notes else ()
+    return Encoded(*encoded[:5], remarks, time.perf_counter() - started)
 
 
 def _unchanged(data: bytes, stamp: Stamp | None, encoding: Encoding, notes: Notes) -> Encoded | None:
@@ -40,7 +40,7 @@ def _unchanged(data: bytes, stamp: Stamp | None, encoding: Encoding, notes: Note
     if not data.startswith(jpeg.START):
         return None
     header = PLAIN if jpeg.is_plain(data) else jpeg.header(data)
-    if header is None or header.exif or header.more or header.short or b"tiff:Orientation" in header.xmp:
+    if header is None or header.exif or header.more or header.short or (header.xmp and b"tiff:Orientation" in header.xmp):
         return None
     foreign = bool(header.profile) and not is_srgb(header.profile)
     frame = native.jpeg_frame(data)
