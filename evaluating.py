@@ -14,10 +14,11 @@ from .evaluation.features import RAW_PIXELS, Features, Pair, Shown, augmented, e
 from .evaluation.floors import SPEED, within
 from .evaluation.protocols import Options, Told, measure, work
 from .evaluation.store import digest_of, identity_of, kept, scores_of
-from .evaluation.tasks import Task, column_task, same_images
+from .evaluation.tasks import Task, column_task
 from .outcomes import CLASS, DataSet, Record, Result, show, show_transfer
 from .pipeline.beton import Beton
 from .pipeline.engine import choose
+from .pipeline.overlap import overlap, overlap_in_words
 from .pipeline.recipe import weak
 from .resume import Encoders, load_encoders
 
@@ -60,10 +61,12 @@ def _opened(train: Path, test: Path, config: Evaluate) -> DataSet:
     name = train.stem if train.is_file() else train.resolve().name
     name = train.resolve().parent.name if name.lower() in PARTS else name
     tasks = [column_task(column, train_set, test_set) for column in config.columns]
-    tasks = tasks or [class_task(train_set, test_set, name=CLASS, by=config.classes_by)]
-    for note in (*same_images(train_set, test_set), *(note for task in tasks for note in task.notes)):
+    chosen = {"by": config.classes_by, "labelled_only": config.labelled_only}
+    tasks = tasks or [class_task(train_set, test_set, name=CLASS, **chosen)]
+    share = overlap(train_set, test_set)
+    for note in filter(None, (overlap_in_words(share, train, test), *(note for task in tasks for note in task.notes))):
         say(f"{name}: {note}")
-    return DataSet(name, train_set, test_set, tasks)
+    return DataSet(name, train_set, test_set, tasks, share)
 
 
 def _told_of(config: Evaluate, options: Options, contenders: dict[str, Shown], data: DataSet) -> Iterator[Result]:

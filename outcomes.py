@@ -11,7 +11,7 @@ from .commands import Evaluate
 from .console import answer, say, table
 from .evaluation.protocols import Told
 from .evaluation.scores import worst
-from .evaluation.tasks import Task, same_images
+from .evaluation.tasks import Task
 from .files.opening import descriptor_to_change
 from .pipeline.beton import Beton
 from .resume import Encoders
@@ -31,6 +31,8 @@ class DataSet(NamedTuple):
     train: Beton
     test: Beton
     tasks: list[Task]
+    overlap: float
+    """Share of the test images that stand among the training images too."""
 
 
 class Result(NamedTuple):
@@ -162,7 +164,7 @@ def _line(result: Result, config: Evaluate, encoders: Encoders) -> dict[str, Any
         "classes": list(result.task.classes),
         **_confusion_of(result),
         "data": files,
-        "overlap": 1.0 if same_images(data.train, data.test) else 0.0,
+        "overlap": round(data.overlap, 6),
     }
 
 

@@ -62,6 +62,8 @@ class Evaluate:
     fewer pixels, which the protocol says; 0 for no limit."""
     classes_by: Literal["name", "number"] = "name"
     """How the classes of both files are matched. number: where one file has lost its names and the numbers mean the same."""
+    labelled_only: bool = False
+    """Leave out images without a label, which are otherwise refused."""
     cache: bool = True
     """Keep extracted features and scores in the user's cache, and use those that are there."""
     ema: bool = False
@@ -107,6 +109,8 @@ class Finetune:
     """Folder for checkpoints, log and results.json."""
     classes_by: Literal["name", "number"] = "name"
     """How the classes of both files are matched. number: where one file has lost its names and the numbers mean the same."""
+    labelled_only: bool = False
+    """Leave out images without a label, which are otherwise refused."""
     encoder: str = "resnet18"
     """Of a file or at random: resnet18, resnet34 or resnet50. A run knows its own."""
     width: Width = 64

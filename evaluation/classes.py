@@ -7,21 +7,22 @@ import torch
 from ..pipeline.beton import Beton
 from ..pipeline.manifest import classes_of, lacking
 from .labels import dense, placed
-from .tasks import Task
+from .tasks import NOBODY, Task
 
 Matching = Literal["name", "number"]
 NAMED = 5  # classes that an error names
 
 
-def class_task(train: Beton, test: Beton, *, name: str = "class", by: Matching = "name") -> Task:
+def class_task(
+    train: Beton, test: Beton, *, name: str = "class", by: Matching = "name", labelled_only: bool = False
+) -> Task:
     """The classes that the training images have, told of the test images; those of both files are matched `by` name.
 
-    Raises ValueError where a row has no label, where there are fewer than two classes, where one file names its classes and
-    the other does not, and where the test images have a class that the training images do not have.
+    Rows without a label are left out where `labelled_only` says so. Raises ValueError where there are such rows otherwise,
+    where there are fewer than two classes, where one file names its classes and the other does not, and where the test
+    images have a class that the training images do not have.
     """
-    for beton in (train, test):
-        if not len(beton) or beton.label_N.min() < 0:
-            raise ValueError(f"{beton.path} holds images without a label: convert a folder with one subfolder per class")
+    notes = [note for beton in (train, test) for note in _unlabelled(beton, left_out=labelled_only)]
     known, asked = classes_of(train), classes_of(test)
     if by == "name" and bool(known) != bool(asked):
         raise ValueError(_one_sided(*((train, test) if known else (test, train))))
@@ -39,8 +40,22 @@ def class_task(train: Beton, test: Beton, *, name: str = "class", by: Matching =
         place_D = torch.tensor([places.get(_name(number, asked), -1) for number in test_number_D.tolist()])
     _check_known(train, test, known, [_name(number, asked or known) for number in test_number_D[place_D < 0].tolist()])
     missing = sorted(set(range(len(classes))) - set(place_D.tolist()))
-    notes = (f"{test.path} has no image of {_counted(missing, classes)}: nothing is told of these",) if missing else ()
-    return Task(name, label_N, place_D[test_label_M], classes, notes)
+    notes += [f"{test.path} has no image of {_counted(missing, classes)}: nothing is told of these"] if missing else []
+    told_M = torch.where(test_label_M < 0, NOBODY, place_D[test_label_M.clamp(min=0)])
+    return Task(name, label_N, told_M, classes, tuple(notes))
+
+
+def _unlabelled(beton: Beton, *, left_out: bool) -> list[str]:
+    """A note on the images without a label, where there are some and they are `left_out`; raises ValueError otherwise."""
+    bare, rows = int((beton.label_N < 0).sum()), len(beton)
+    if bare == rows:
+        raise ValueError(f"{beton.path} holds images without a label alone: convert a folder with one subfolder per class")
+    if bare and not left_out:
+        raise ValueError(
+            f"{beton.path} holds images without a label, {bare:,} of {rows:,}: add --labelled-only to leave them out, or "
+            "convert a source that has labels for all"
+        )
+    return [f"{bare:,} of {rows:,} images of {beton.path} have no label and are left out"] if bare else []
 
 
 def _name(number: int, names: tuple[str, ...]) -> str:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..files.opening import open_to_read
 from ..pipeline.beton import Beton
 from ..pipeline.manifest import read_columns
 from .columns import NOBODY as NOBODY
@@ -44,14 +43,3 @@ def column_task(column: str, train: Beton, test: Beton) -> Task:
 def task_of(name: str, train: Sequence[str], test: Sequence[str]) -> Task:
     """The task of telling one text per row; see column_task. Raises ValueError where there is nothing to tell."""
     return Task(name, *labels_of(name, train, test))
-
-
-def same_images(train: Beton, test: Beton) -> tuple[str, ...]:
-    """A warning where both files hold the same images: allowed, to see whether a set can be learnt at all, but no result."""
-    if train.fingerprint != test.fingerprint:
-        return ()
-    rows = {0, len(train) // 2, len(train) - 1}  # a fingerprint knows sizes and labels, which raw images have alike
-    with open_to_read(train.path) as one, open_to_read(test.path) as other:
-        if any(train.read(one.fileno(), row) != test.read(other.fileno(), row) for row in rows):
-            return ()
-    return (f"{train.path} and {test.path} hold the same images: what is told was learnt from them, and is no result",)

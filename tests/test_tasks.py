@@ -9,7 +9,7 @@ from faults import figures
 from viewmill.evaluation.classes import class_task
 from viewmill.evaluation.features import Features, Pair
 from viewmill.evaluation.protocols import Options, measure
-from viewmill.evaluation.tasks import NOBODY, column_task, same_images, task_of
+from viewmill.evaluation.tasks import NOBODY, column_task, task_of
 from viewmill.pipeline.beton import RAW, Sample, open_beton
 from viewmill.pipeline.beton_writer import write_beton
 from viewmill.pipeline.manifest import sidecars
@@ -208,9 +208,16 @@ def test_a_file_without_labels_is_refused_by_name(tmp_path, bare):
         class_task(**files)
 
 
-def test_one_file_for_both_is_said_and_two_are_not(tmp_path):
-    one, other = written(tmp_path / "one.beton", [0, 1, 1]), written(tmp_path / "other.beton", [0, 1])
-    assert same_images(one, other) == ()
-    write_beton(tmp_path / "c.beton", (Sample(RAW, 2, 2, n, b"x" * 12) for n in (0, 1, 1)), capacity=3)
-    assert same_images(one, open_beton(tmp_path / "c.beton")) == ()  # as large, of the same classes
-    assert "hold the same images" in same_images(one, one)[0]
+def test_rows_without_a_label_are_counted_and_left_out_only_where_that_is_asked(tmp_path):
+    train = written(tmp_path / "train.beton", [3, -1, 7, -1, 3])
+    test = written(tmp_path / "test.beton", [7, 3, -1])
+    with pytest.raises(ValueError, match="2 of 5: add --labelled-only"):
+        class_task(train, test)
+    task = class_task(train, test, labelled_only=True)
+    assert task.train_label_N.tolist() == [0, NOBODY, 1, NOBODY, 0]
+    assert task.test_label_N.tolist() == [1, 0, NOBODY]
+    assert task.classes == ("3", "7")
+    assert [note.split(" images")[0] for note in task.notes] == ["2 of 5", "1 of 3"]
+    bare = written(tmp_path / "bare.beton", [-1, -1])
+    with pytest.raises(ValueError, match="without a label alone"):
+        class_task(train, bare, labelled_only=True)

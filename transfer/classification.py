@@ -16,7 +16,7 @@ from torch.nn import functional
 from ..console import counting
 from ..evaluation.features import Features, Shown, batches
 from ..evaluation.scores import score
-from ..evaluation.tasks import Task
+from ..evaluation.tasks import NOBODY, Task
 from ..pipeline.beton import Beton
 from ..pipeline.loader import BetonLoader, ViewBatch
 from ..pipeline.loader import batches as loader_batches
@@ -62,13 +62,15 @@ class Classification:
         return loader_batches(self.loader, start=start, stop=stop)
 
     def loss(self, model: nn.Module, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross entropy, a mean over the images that could be decoded, and their accuracy."""
+        """Cross entropy, a mean over the images that could be decoded and have a label, and their accuracy."""
         logit_BC = model(batch.views[0]).float()
         label_B = self.labels.train_label_N.to(batch.row_B.device)[batch.row_B]
-        loss_B = functional.cross_entropy(logit_BC, label_B, reduction="none", label_smoothing=self.smoothing)
-        count = batch.valid_B.sum().clamp(min=1)
-        right = ((logit_BC.argmax(dim=1) == label_B) & batch.valid_B).sum() / count
-        return torch.where(batch.valid_B, loss_B, 0).sum() / count, {"accuracy": right.detach()}
+        options = {"reduction": "none", "label_smoothing": self.smoothing, "ignore_index": NOBODY}
+        loss_B = functional.cross_entropy(logit_BC, label_B, **options)
+        counts_B = batch.valid_B & (label_B != NOBODY)
+        count = counts_B.sum().clamp(min=1)
+        right = ((logit_BC.argmax(dim=1) == label_B) & counts_B).sum() / count
+        return torch.where(counts_B, loss_B, 0).sum() / count, {"accuracy": right.detach()}
 
     def evaluate(self, asked: Callable[[], int]) -> dict[str, Any] | None:
         """The scores of the test images, by the main process; None where a signal came in between."""
@@ -87,7 +89,8 @@ class Classification:
                 if asked():
                     return None
         found = Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
-        judged = score(found.feature_NF, self.labels.test_label_N[found.row_N], protocol=self.protocol)
+        label_N = self.labels.test_label_N[found.row_N]
+        judged = score(found.feature_NF[label_N != NOBODY], label_N[label_N != NOBODY], protocol=self.protocol)
         return {
             "top1": judged.top1.value,
             "interval": [judged.top1.low, judged.top1.high],

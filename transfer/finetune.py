@@ -59,12 +59,16 @@ def finetune(config: Finetune) -> int:
             train, test = open_images(config.train), open_images(config.test)
         accelerator, ended = start.meet(lambda: told_of(config, train, test), precision=config.precision), start.ended
         from ..evaluation.classes import class_task
+        from ..pipeline.overlap import overlap, overlap_in_words
         from .loop import train as train_
 
         asked = start.stack.enter_context(deferred())
         with refusing():
-            labels = class_task(train, test, by=config.classes_by)
+            labels = class_task(train, test, by=config.classes_by, labelled_only=config.labelled_only)
+            shared = overlap(train, test)
             job, settings = prepare(config, train, test, labels, accelerator, start.stack)
+        for note in filter(None, (overlap_in_words(shared, config.train, config.test), *labels.notes)):
+            say(note) if accelerator.is_main_process else None
         ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
         ended |= train_(job, asked, start)
         if ended["code"] == 0 and not (config.out / "results.json").exists():
@@ -73,7 +77,13 @@ def finetune(config: Finetune) -> int:
                 ended |= {"code": asked() or 75, "reason": "stopped while it was measured: start again"}
             elif accelerator.is_main_process:
                 init = {"source": settings["source"], "sha256": settings["init"], "words": settings["given"]}
-                told = {"protocol": protocol(settings), "init": init, "step": job.course.steps, **measured}
+                told = {
+                    "protocol": protocol(settings),
+                    "init": init,
+                    "step": job.course.steps,
+                    "overlap": shared,
+                    **measured,
+                }
                 write_json(config.out / "results.json", told | {"versions": versions()})
         if ended["code"] == 0 and accelerator.is_main_process:
             with refusing():

@@ -9,6 +9,7 @@ from ..console import opening, table
 from ..files.typed import read_json
 from ..journal.folder import write_json
 from ..journal.log import versions
+from ..pipeline.overlap import overlap_in_words, overlap_of_files
 from .scene import SceneSet
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def plan(job: "Job", settings: dict[str, Any], train: SceneSet, test: SceneSet) 
         rate += " (.02 is meant for batches of 16: --scale-rate multiplies it by batch / 16)"
     unlearnt = settings["norm"] == "frozen" and settings["init"] == "random"
     norm = settings["norm"] + (" (at random it does nothing: --norm local learns)" if unlearnt else "")
+    shared = overlap_in_words(overlap_of(train, test), "the test set", "the training set")
     rows = [
         ("data", f"{len(train.scenes):,} images to learn from, {len(test.scenes):,} to be measured on, {classes} classes"),
         ("detector", f"{NAMES[settings['task']]} {settings['detector'].upper()}, {count / 1e6:.1f} M parameters"),
@@ -83,9 +85,14 @@ def plan(job: "Job", settings: dict[str, Any], train: SceneSet, test: SceneSet) 
         ("runs on", f"{accelerator.device.type}, precision {settings['precision'].replace('no', 'float32')}"),
         ("steps", f"{job.first:,} to {course.steps:,}, {job.task.per_epoch:,} an epoch"),
         ("results", f"{job.out}; a checkpoint every {job.habits.checkpoint_every:,} steps"),
-        *[("note", text) for text in (*train.notes, *test.notes)],
+        *[("note", text) for text in (*train.notes, *test.notes, *filter(None, [shared]))],
     ]
     opening(f"viewmill transfer {settings['task']}", rows)
+
+
+def overlap_of(train: SceneSet, test: SceneSet) -> float:
+    """The share of the test images that are learned from too."""
+    return overlap_of_files([scene.path for scene in train.scenes], [scene.path for scene in test.scenes])
 
 
 def write_results(out: Path, settings: dict[str, Any], train: SceneSet, test: SceneSet, measured: dict[str, Any]) -> None:
@@ -94,6 +101,7 @@ def write_results(out: Path, settings: dict[str, Any], train: SceneSet, test: Sc
     about = {name: settings[name] for name in kept}
     init = {"source": settings["source"], "sha256": settings["init"], "words": settings["given"]}
     told = {"protocol": protocol(settings, train, test), "init": init, **about, "step": settings["steps"]}
+    told["overlap"] = overlap_of(train, test)
     write_json(out / "results.json", told | {"encoder": settings["made_of"], "results": measured, "versions": versions()})
 
 
