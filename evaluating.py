@@ -58,15 +58,20 @@ def evaluate(config: Evaluate) -> int:
 
 def _opened(train: Path, test: Path, config: Evaluate) -> DataSet:
     train_set, test_set = open_images(train), open_images(test)
-    name = train.stem if train.is_file() else train.resolve().name
-    name = train.resolve().parent.name if name.lower() in PARTS else name
+    name = _name_of(train)
     tasks = [column_task(column, train_set, test_set) for column in config.columns]
     chosen = {"by": config.classes_by, "labelled_only": config.labelled_only}
     tasks = tasks or [class_task(train_set, test_set, name=CLASS, **chosen)]
     share = overlap(train_set, test_set)
     for note in filter(None, (overlap_in_words(share, train, test), *(note for task in tasks for note in task.notes))):
         say(f"{name}: {note}")
-    return DataSet(name, train_set, test_set, tasks, share)
+    return DataSet(name, train_set, test_set, tasks, _name_of(test), share)
+
+
+def _name_of(path: Path) -> str:
+    """What a data set is called: its file or folder, or the folder above where that is called a part."""
+    name = path.stem if path.is_file() else path.resolve().name
+    return path.resolve().parent.name if name.lower() in PARTS else name
 
 
 def _told_of(config: Evaluate, options: Options, contenders: dict[str, Shown], data: DataSet) -> Iterator[Result]:

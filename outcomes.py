@@ -31,6 +31,8 @@ class DataSet(NamedTuple):
     train: Beton
     test: Beton
     tasks: list[Task]
+    test_name: str
+    """Of what is told, beside `name`, that of what is learned from."""
     overlap: float
     """Share of the test images that stand among the training images too."""
 
@@ -61,7 +63,7 @@ def show(results: list[Result]) -> None:
         interval, top5 = f"{score.top1.low:.3f} to {score.top1.high:.3f}", "" if score.top5 is None else f"{score.top5:.3f}"
         beside = [f"{top1[floor, name]:.3f}" if (floor, name) in top1 else "" for floor in floors]
         rows.append((name, f"{score.top1.value:.3f}", interval, top5, f"{score.per_class:.3f}", *beside))
-    split = f"{len(data.train):,} training and {len(data.test):,} test images, 95 % intervals over these"
+    split = f"{len(data.train):,} training and {len(data.test):,} test images ({data.test_name}), 95 % intervals over these"
     title = f"{data.name}: {task.name}, {len(task.classes)} classes, {split}"
     table(title, ("protocol", "top-1", "from to", "top-5", "per class", *floors), rows)
     told = set[str]()
@@ -164,6 +166,7 @@ def _line(result: Result, config: Evaluate, encoders: Encoders) -> dict[str, Any
         "classes": list(result.task.classes),
         **_confusion_of(result),
         "data": files,
+        "test": data.test_name,
         "overlap": round(data.overlap, 6),
     }
 
