@@ -2,7 +2,7 @@
 
 from .commands import Doctor, Methods
 from .console import table
-from .datasets import refusing
+from .errors import refusing
 from .journal.log import versions
 from .objectives.methods import METHODS
 from .settings import choices, method_named, summary, values

@@ -4,8 +4,8 @@ import math
 
 from .commands import Convert
 from .console import counting, duration, say, table
-from .datasets import refusing, size_of
-from .errors import Refused
+from .datasets import size_of
+from .errors import Refused, refusing
 from .pipeline.convert import convert as convert_sources
 from .pipeline.convert import remarks_on
 from .pipeline.encoding import Encoding

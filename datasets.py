@@ -1,10 +1,7 @@
 """The commands that look at data sets and take parts of them: inspect, subset, split; and how any command opens one."""
 
-import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,7 @@ import numpy as np
 
 from .commands import Inspect, Split, Subset
 from .console import answer, bars, counting, say, table
-from .errors import Refused
+from .errors import Refused, refusing
 from .files.opening import check_output
 from .pipeline import examine, select
 from .pipeline.beton import Beton, open_beton
@@ -30,20 +27,8 @@ from .pipeline.manifest import (
 from .pipeline.sources.opened import Ambiguous, is_source
 from .pipeline.threads import usable_cores
 
-MISSING = os.strerror(errno.ENOENT)  # the kernel's words, not ours
 GRID_COLUMNS, GRID_ROWS, GRID_SIDE = 12, 6, 96
 VIEW_COLUMNS, VIEW_ROWS = 8, 6
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Around what reads a user's input: its ValueErrors and OSErrors are refusals (exit code 2), not failures."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise Refused(f"{error.filename} does not exist" if error.strerror == MISSING else str(error)) from error
-    except (ValueError, OSError) as error:
-        raise Refused(str(error)) from error
 
 
 def open_images(path: Path) -> Beton:

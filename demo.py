@@ -15,8 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from .commands import Demo, Train
 from .console import counting, duration, say, table
-from .datasets import refusing
-from .errors import Refused
+from .errors import Refused, refusing
 from .evaluation.classes import class_task
 from .evaluation.features import RAW_PIXELS, Pair, Shown, extract, raw_pixels
 from .evaluation.protocols import Options, measure

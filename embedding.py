@@ -10,7 +10,8 @@ import torch
 
 from .commands import Embed
 from .console import counting, say
-from .datasets import open_images, refusing
+from .datasets import open_images
+from .errors import refusing
 from .evaluation.features import BATCH, Features, Shown, batches
 from .files.opening import check_output, replacing
 from .pipeline.manifest import classes_of, read_columns

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import say
-from .datasets import refusing
-from .errors import Failed, Refused, Unsound
+from .errors import Failed, Refused, Unsound, refusing
 from .journal.folder import Hold, check_folder, locked, read_config, write_json
 from .journal.log import versions
 from .journal.signals import end_with_launcher

@@ -8,7 +8,8 @@ import torch
 
 from .commands import Evaluate
 from .console import counting, duration, say
-from .datasets import open_images, refusing
+from .datasets import open_images
+from .errors import refusing
 from .evaluation.classes import class_task
 from .evaluation.features import RAW_PIXELS, Features, Pair, Shown, augmented, extract, raw_pixels
 from .evaluation.floors import SPEED, within

@@ -66,10 +66,8 @@ from .commands import Bench, Demo, Train
 from .commands.line import by_name, in_order
 from .configs import FORMAT, recorded, settle_config
 from .console import plain_errors, say, settle_streams, unboxed
-from .converting import convert
-from .datasets import inspect, open_images, refusing, split, subset, told_apart
 from .ending import REASONS, Start, at_its_end, left_out, shared, standing, starting
-from .errors import Failed, Refused, Unsound
+from .errors import Failed, Refused, Unsound, refusing
 from .files.typed import check_settings
 from .journal.clock import Clock
 from .journal.signals import deferred
@@ -78,7 +76,6 @@ from .objectives import meeting
 from .objectives.method import Method
 from .objectives.schedules import Moment
 from .pipeline.recipe_file import data_of
-from .pipeline.sources.opened import is_source
 from .planned import plan
 from .settings import values
 from .telling import Job, Report, Taken, doubted, observed, reporting
@@ -96,6 +93,9 @@ if TYPE_CHECKING:
 
 def train(config: Train) -> int:
     """Train, or continue; returns the exit code, which also stands in RUN/exit.json."""
+    from .datasets import open_images
+    from .pipeline.sources.opened import is_source
+
     with starting(config.out, timeout=config.timeout) as start:
         with refusing():
             method = method_of(config)
@@ -122,12 +122,16 @@ def train(config: Train) -> int:
 
 def told_of(config: Train, method: Method, beton: Beton | None) -> dict[str, Any]:
     """What every process of a training must have been started with: all but where things lie, and how it goes about them."""
+    from .datasets import told_apart
+
     own = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_DIFFER}
     return {"command": "train", **own, **dict(values(method)), **({} if beton is None else told_apart(beton))}
 
 
 def converted(data: Path) -> Beton:
     """Images as a data set: the main process converts them, however long it takes, the others find what it has made."""
+    from .datasets import open_images
+
     made: list[Beton] = []
     meeting.current().of_main("converted", lambda: made.append(open_images(data)), seconds=meeting.FOR_EVER_S)
     return made[0] if made else open_images(data)
@@ -369,10 +373,10 @@ def elsewhere(room: str, name: str) -> Callable[[Any], int]:
 
 COMMANDS: dict[type, Callable[[Any], int]] = {
     commands.Demo: demo,
-    commands.Convert: convert,
-    commands.Inspect: inspect,
-    commands.Subset: subset,
-    commands.Split: split,
+    commands.Convert: elsewhere("converting", "convert"),
+    commands.Inspect: elsewhere("datasets", "inspect"),
+    commands.Subset: elsewhere("datasets", "subset"),
+    commands.Split: elsewhere("datasets", "split"),
     commands.Methods: methods,
     commands.Train: train,
     commands.Evaluate: elsewhere("evaluating", "evaluate"),

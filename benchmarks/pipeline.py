@@ -21,7 +21,7 @@ import torch
 
 from ..commands import Bench
 from ..console import answer, say, table
-from ..datasets import refusing
+from ..errors import refusing
 from ..journal.log import hardware, versions
 from ..pipeline.beton import JPEG, Beton, open_beton
 from ..pipeline.engine import ENGINES, survey

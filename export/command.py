@@ -2,7 +2,7 @@
 
 from ..commands.export import Export
 from ..console import say
-from ..datasets import refusing
+from ..errors import refusing
 from ..pipeline.manifest import file_sha256
 from . import place, to_detectron2, to_encoder, to_onnx, to_timm, to_torchvision, to_transformers
 from .card import Said, card

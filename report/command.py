@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..commands.report import Report
 from ..console import say
-from ..datasets import refusing
+from ..errors import refusing
 from ..files.opening import check_output, open_to_read, replacing
 from .markup import MARK, size
 

@@ -13,8 +13,7 @@ from msgspec import Struct
 from ..commands.ranges import FromZero
 from ..commands.study import Study
 from ..console import duration, say
-from ..datasets import refusing
-from ..errors import Refused
+from ..errors import Refused, refusing
 from ..files.opening import LARGE, read_text
 from ..files.typed import of_json, read_json
 from ..journal.signals import deferred

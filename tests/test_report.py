@@ -20,8 +20,7 @@ from PIL import Image
 
 from viewmill.commands import Train
 from viewmill.commands.report import Report
-from viewmill.datasets import refusing
-from viewmill.errors import Refused
+from viewmill.errors import Refused, refusing
 from viewmill.files.typed import check_settings
 from viewmill.journal.log import Log
 from viewmill.objectives.alarms import judged

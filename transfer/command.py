@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..commands.transfer import Transfer
 from ..configs import FORMAT, config_of, recorded, settle_config, unlike
 from ..console import say
-from ..datasets import refusing
 from ..ending import Start, starting
-from ..errors import Refused
+from ..errors import Refused, refusing
 from ..files.typed import check_settings
 from ..journal.signals import deferred
 from ..objectives import meeting

@@ -12,9 +12,9 @@ from msgspec import Struct
 from ..commands.worth import Finetune
 from ..configs import FORMAT, recorded, settle_config
 from ..console import opening, say, table
-from ..datasets import open_images, refusing, told_apart
+from ..datasets import open_images, told_apart
 from ..ending import starting
-from ..errors import Refused
+from ..errors import Refused, refusing
 from ..files.typed import check_settings, read_json
 from ..journal.folder import read_config, write_json
 from ..journal.log import versions
