@@ -58,7 +58,9 @@ def _groups(words: Sequence[str], settings: type) -> Iterator[tuple[str, list[st
         flag, equals, _ = word.partition("=")
         most, fits = takes.get(flag.replace("_", "-"), (0, _anything))
         end = place
-        while not equals and end < len(words) and end - place < most and not _is_flag(words[end]) and fits(words[end]):
+        while not equals and end < len(words) and end - place < most and not _is_flag(words[end]):
+            if end > place and not fits(words[end]):  # the first is the flag's, be it right or wrong
+                break
             end += 1
         yield "flag", [word, *words[place:end]]
         place = end

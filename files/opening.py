@@ -207,7 +207,7 @@ OF_A_RUN = ("config.json", "log.jsonl", "exit.json", ".lock", "evaluation.jsonl"
 
 
 def check_output(path: Path | None, *, overwrite: bool, endings: tuple[str, ...] = ()) -> None:
-    """Raise ValueError unless a person's output may be written to `path`; OSError where its folder is none.
+    """Raise ValueError unless a person's output may be written to `path`.
 
     Nothing that stands there is replaced without `overwrite`, a link and a run's own file not even so; with `endings` its
     name must end in one of them. None is no output.
@@ -217,7 +217,7 @@ def check_output(path: Path | None, *, overwrite: bool, endings: tuple[str, ...]
     if endings and not path.name.lower().endswith(endings):
         raise ValueError(f"{path} must end in {' or '.join(endings)}: that is what is written")
     if not path.parent.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "is no folder: make it first, or name another", str(path.parent))
+        raise ValueError(f"{path} cannot be written, since {path.parent} is no folder: make it first, or name another")
     if of_a_run(path):
         raise ValueError(f"{path} is a run's own file and is never replaced: name another file")
     if path.is_symlink():

@@ -26,6 +26,7 @@ COMMANDS = by_name([Bench, Convert, Evaluate, Export, Inspect, Report, Train])
         ("bench --json step", "bench step --json"),
         ("report a --out b.html c", "report a c --out b.html"),
         ("export --unknown run out", "export run out --unknown"),
+        ("train --set bound --data x", "train --set bound --data x"),
         ("--help", "--help"),
         ("train --help", "train --help"),
         ("inspect -- -odd.beton", "inspect -- -odd.beton"),

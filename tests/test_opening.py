@@ -115,7 +115,7 @@ def test_an_output_replaces_nothing_unasked_and_a_runs_own_file_never(tmp_path):
     for path, (overwrite, words) in refused.items():
         with pytest.raises(ValueError, match=words):
             opening.check_output(path, overwrite=overwrite, endings=(".png",) if path.suffix == ".txt" else ())
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(ValueError, match=r"a\.png cannot be written, since .*missing is no folder"):
         opening.check_output(tmp_path / "missing" / "a.png", overwrite=False)
 
 

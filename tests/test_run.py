@@ -350,7 +350,7 @@ REFUSED = {
         lambda b, t: ["subset", b, t / "x.beton", "--fraction", 0.5, "--labels", 1],
         "exactly one of --fraction, --labels and --rows",
     ),
-    "all of it": (lambda b, t: ["subset", b, t / "x.beton", "--fraction", 1.5], "between 0 and 1"),
+    "all of it": (lambda b, t: ["subset", b, t / "x.beton", "--fraction", 1.5], "must be above 0 and below 1"),
     "no such class": (lambda b, t: ["subset", b, t / "x.beton", "--labels", "cow"], "no class 'cow'; it has crescent"),
     "no such list": (lambda b, t: ["subset", b, t / "x.beton", "--rows", t / "none.txt"], "none.txt"),
     "both parts one file": (
