@@ -13,7 +13,7 @@ from .configs import FromZero, as_now, config_of, unlike
 from .errors import Failed, Unsound
 from .evaluation import online
 from .files.typed import Misfit, fitted
-from .journal.folder import Hold
+from .journal.folder import Hold, read_config
 from .journal.log import versions
 from .learner import Learner, Settings, network
 from .models import checkpoint, update
@@ -194,10 +194,9 @@ class Encoders(NamedTuple):
 
 def read_training(run: Path) -> Settings:
     """The configuration of the training in folder `run`; raises ValueError where it is none, or one of something else."""
-    settings = config_of(run)
-    if "command" in settings:
-        raise ValueError(f"{run} is a run of {settings['command']}, not a training of an encoder: name one of those")
-    return settings
+    if command := read_config(run).get("command"):
+        raise ValueError(f"{run} is a run of {command}, not a training of an encoder: name one of those")
+    return config_of(run)
 
 
 def load_encoders(run: Path, *, ema: bool = False) -> Encoders:

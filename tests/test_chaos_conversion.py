@@ -128,7 +128,7 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
         assert done.returncode == 0, done.stderr
     folder = tmp_path_factory.getbasetemp() / "second0"
     files = contents(folder)
-    assert set(files) == {f"out.beton{end}" for end in ("", ".json", ".columns.csv", ".quarantine.jsonl")}
+    assert set(files) == {f"out.beton{end}" for end in ("", ".json", ".columns.csv", ".quarantine.jsonl", ".remarks.jsonl")}
     assert files == contents(tmp_path_factory.getbasetemp() / "first0")
     return Undisturbed(source, files, times[1])
 

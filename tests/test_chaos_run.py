@@ -359,7 +359,8 @@ def test_a_disk_that_is_full_when_a_run_ends_costs_no_more_than_the_last_steps(b
 def test_every_promise_names_a_test_that_exists():
     page = (ROOT / "docs" / "reliability.md").read_text()
     rows = re.findall(r"^\| (P\d+) \|(.*)\|$", page, flags=re.M)
-    assert [name for name, _ in rows] == [f"P{number}" for number in range(1, 23)]
+    assert [name for name, _ in rows] == [f"P{number}" for number in range(1, len(rows) + 1)]
+    assert len(rows) >= 46
     for name, row in rows:
         assert re.search(r"`test_\w+\.py::test_\w+`", row), f"{name} names no test"
     for file, test in re.findall(r"`(test_\w+)\.py::(\w+)`", page):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -275,9 +276,10 @@ def test_a_table_from_an_older_conversion_and_one_that_nobody_wrote_are_refused(
 
 
 def test_the_list_of_what_was_rejected_is_bound_too(photos, tmp_path, capsys):
-    (photos / "cat" / "bad.jpg").write_bytes(b"no image")
-    (photos / "dog" / "bad.jpg").write_bytes(b"no image")
-    convert([photos], tmp_path / "a.beton")
+    source = shutil.copytree(photos, tmp_path / "photos", symlinks=True)
+    (source / "cat" / "bad.jpg").write_bytes(b"no image")
+    (source / "dog" / "bad.jpg").write_bytes(b"no image")
+    convert([source], tmp_path / "a.beton")
     assert read_manifest(tmp_path / "a.beton")["sidecars"]["quarantine"]["rows"] == 2
     assert main(["inspect", str(tmp_path / "a.beton")]) == 0
     path = sidecars(tmp_path / "a.beton")["quarantine"]

@@ -339,6 +339,8 @@ def test_a_loss_that_is_not_finite_changes_nothing_but_a_count(asked, tmp_path, 
 
     def loss(self, model, batch):
         value, scalars = usual(self, model, batch)
+        if not torch.is_grad_enabled():  # a checkpoint looks whether its network gives a finite loss
+            return value, scalars
         broken[0] -= 1
         return value * (float("nan") if broken[0] in (0, 1) else 1), scalars
 
