@@ -112,6 +112,7 @@ class Beton:
 
 def open_beton(path: Path) -> Beton:
     """Read and check the structure of `path` in one pass, O(rows); raises InvalidBeton with the reason and the remedy."""
+    path = Path(path)  # callers of the library give texts too
     if path.is_dir():
         raise InvalidBeton(f"{path} is a folder: viewmill convert {path} {path.name or 'images'}.beton makes a .beton of it")
     try:
