@@ -92,6 +92,7 @@ TRAINING = _kind(
         ("objective", dict[str, Setting]),
         ("architecture", Architecture),
         ("colours", Colours, Colours()),
+        ("precision", Literal["no", "bf16", "fp16"], "bf16"),  # as before there was "auto", which is never written
         ("recipe", Config | Literal[""], ""),
         ("engine", str, ""),
         ("placement", str, ""),

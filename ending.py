@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .configs import recorded
 from .console import say
 from .errors import Failed, Refused, Unsound, refusing
 from .journal.folder import Hold, check_folder, locked, read_config, write_json
@@ -43,7 +44,10 @@ class Start:
         self.ended: dict[str, Any] = {"code": 1, "step": 0, "steps": 0, "reason": "it failed before its first step"}
 
     def meet(self, facts: Callable[[], Mapping[str, Any]], *, precision: str) -> "Accelerator":
-        """Hold the folder, agree on what all were started with, and join the processes; raises Refused, on all of them."""
+        """Hold the folder, agree on what all were started with, and join the processes; raises Refused, on all of them.
+
+        "auto" stands for the precision that the run began with, or for what suits the main process's machine.
+        """
         if self.met.rank == 0:
             with refusing():
                 held = self.stack.enter_context(locked(self.folder))
@@ -56,7 +60,11 @@ class Start:
         from accelerate.utils import InitProcessGroupKwargs
 
         from .models.heap import keep_freed
+        from .models.precision import fastest
         from .objectives.gather import ANEW
+
+        if precision == "auto":
+            precision = self.met.of_main("precision", lambda: recorded(self.folder).get("precision") or fastest())
 
         waits = InitProcessGroupKwargs(init_method=ANEW, timeout=timedelta(seconds=self.met.seconds))
         accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[waits])

@@ -110,6 +110,7 @@ def train(config: Train) -> int:
 
                 steps_per_epoch(len(beton), config.batch)
         accelerator = start.meet(lambda: told_of(config, method, beton), precision=config.precision)
+        config = dataclasses.replace(config, precision=accelerator.mixed_precision)  # what "auto" has come to be
         if beton is None:
             beton = converted(config.data)
         asked = start.stack.enter_context(deferred())  # from here on: a conversion may be longer than a scheduler waits
@@ -125,7 +126,8 @@ def told_of(config: Train, method: Method, beton: Beton | None) -> dict[str, Any
     from .datasets import told_apart
 
     own = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_DIFFER}
-    return {"command": "train", **own, **dict(values(method)), **({} if beton is None else told_apart(beton))}
+    data = {"data": "images, to be converted"} if beton is None else {"data": "a .beton file", **told_apart(beton)}
+    return {"command": "train", **data, **own, **dict(values(method))}
 
 
 def converted(data: Path) -> Beton:

@@ -1,5 +1,6 @@
 """A training that stands ready, for measurements within this process."""
 
+import dataclasses
 import io
 import tempfile
 import time
@@ -12,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from ..commands import Train
+from ..models.precision import fastest
 from ..objectives.methods import METHODS
 from ..pipeline.beton import Beton
 
@@ -37,6 +39,8 @@ class Engine(NamedTuple):
 def opened(engine: Engine, data: Beton, folder: Path, /, **settings: Any) -> Iterator[Any]:
     """A training that has been prepared in a new folder, ready for its first step."""
     config = Train(data=data.path, out=Path(tempfile.mkdtemp(dir=folder)), **settings)
+    if config.precision == "auto":
+        config = dataclasses.replace(config, precision=fastest())
     accelerator = Accelerator(mixed_precision=config.precision)
     with ExitStack() as stack:
         with redirect_stderr(io.StringIO()):  # its plan

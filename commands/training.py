@@ -90,8 +90,9 @@ class Train:
     """Momentum of a moving average of the weights, kept to be evaluated; 0 for none."""
     batch_norm: Literal["local", "synchronised", "shuffled"] = "local"
     """Whose images batch norm averages over: each process's own, all (on GPUs), or shuffled ones in the momentum encoder."""
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
-    """Mixed precision; "no" is float32. fp16 is for GPUs: a CPU takes ten times as long as with bf16."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Mixed precision; "no" is float32. "auto" takes bf16 where the processor or GPU computes in it, else fp16 on a GPU and
+    float32 on a CPU, which takes ten times as long where it has to emulate either. A run keeps what it began with."""
     compile: bool = False
     """Compile the encoder (torch.compile): a minute at the start."""
     recompute: bool = False

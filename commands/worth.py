@@ -135,8 +135,8 @@ class Finetune:
     """Label smoothing."""
     clip: Norm = 0.0
     """Largest norm of an update's gradients; 0 for no limit."""
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
-    """Mixed precision; "no" is float32."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Mixed precision; "no" is float32, and "auto" what a training here would take."""
     threads: Threads = 0
     """Threads of the engine; 0 for every usable core."""
     seed: Seed = 0

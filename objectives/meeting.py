@@ -5,6 +5,7 @@ So, until the first step, processes wait for one another here alone, and collect
 Three rules make every refusal that of all, however it falls in time:
 
 1. What a process finds it posts, wherever it stands (`part`); then it waits until all have posted how they end.
+   That another process has come to another point is such a finding too: it would wait for ever (`_arrive`).
 2. One that waits at a point looks for such posts too, and comes to `part` itself (`Parted`). One that works finds them at
    its next point. What is collective before the first step (the mesh of gloo, the wrapping of the network) follows at once
    on a point that all have reached, and nothing in it refuses.
@@ -88,8 +89,7 @@ class Meeting:
         """What the main process computes (JSON); the others wait for it `seconds`. Raises Parted where one ends instead."""
         if self.world == 1:
             return compute()
-        self._points += 1
-        key = f"{self._points} {point}"
+        key = self._arrive(point)
         if self.rank == 0:
             told = compute()
             _talking(lambda: self.store.set(key, json.dumps(told)))
@@ -144,9 +144,20 @@ class Meeting:
         _talking(lambda: self.store.set(f"left {self.rank}", json.dumps([own, stays])))
         _talking(lambda: self.store.set("left", ""))
 
-    def _exchange(self, point: str, text: str) -> list[str]:
+    def _arrive(self, point: str) -> str:
+        """The key of a point; raises Refused where the first process to get this far came to another one."""
         self._points += 1
-        keys = [f"{self._points} {point} {rank}" for rank in range(self.world)]
+        others = _talking(lambda: self.store.compare_set(f"point {self._points}", "", point)).decode()
+        if others != point:
+            raise Refused(
+                f"the processes were not started alike: this one is at the point {point!r}, another at {others!r}. Start "
+                "all of them with the same command, settings, data and versions"
+            )
+        return f"{self._points} {point}"
+
+    def _exchange(self, point: str, text: str) -> list[str]:
+        at = self._arrive(point)
+        keys = [f"{at} {rank}" for rank in range(self.world)]
         _talking(lambda: self.store.set(keys[self.rank], text))
         if missing := self._await(keys, self.seconds):
             raise Failed(self._late(point, [rank for rank, key in enumerate(keys) if key in missing]))

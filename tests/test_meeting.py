@@ -129,6 +129,27 @@ def test_a_refusal_anywhere_is_that_of_all_whoever_is_late(at, finder, late, mee
     assert meet(3, of_rank) == [(2, words)] * 3
 
 
+def test_processes_that_come_to_other_points_are_told_at_once_in_place_of_waiting(meet):
+    """One converts where the other has its file: each would wait for the other at another point."""
+    began = time.monotonic()
+
+    def of_rank(met):
+        def do():
+            met.agree("settings", dict)
+            if met.rank == 1:
+                met.of_main("converted", dict)
+            met.agree("configuration", dict)
+
+        return ended(met, do)
+
+    found = meet(3, of_rank, seconds=60)
+    assert len(set(found)) == 1
+    assert found[0][0] == 2
+    assert "'converted'" in found[0][1]
+    assert "'configuration'" in found[0][1]
+    assert time.monotonic() - began < 20
+
+
 def test_of_two_refusals_all_tell_the_same_and_a_refusal_comes_before_a_failure(meet):
     kinds = [Failed("zero"), Refused("one"), Refused("two")]
 
@@ -199,6 +220,14 @@ def reordered(beton: Path, folder: Path) -> Path:
 def test_the_same_images_in_another_order_are_other_data(beton, tmp_path):
     other = reordered(beton, tmp_path)
     refused(run(*train(beton), out=tmp_path / "run", world=2, own={1: ("--data", other)}), "differ in data_fingerprint")
+
+
+@pytest.mark.parametrize("folder_of", [0, 1])
+def test_a_folder_of_images_on_one_process_and_a_file_on_another_are_refused_at_once(folder_of, beton, tmp_path):
+    own = {folder_of: ("--data", beton.parent / "images")}
+    began = time.monotonic()
+    refused(run(*train(beton), out=tmp_path / "run", world=2, own=own), "differ in data: ", "images, to be converted")
+    assert time.monotonic() - began < 60
 
 
 DIFFERENT = {

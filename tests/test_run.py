@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 from faults import TINY, figures, records, state
 from safetensors.torch import load_file
 
 from viewmill import run as program
 from viewmill.journal.log import Log
+from viewmill.models.precision import fastest
 from viewmill.objectives.methods import METHODS
 from viewmill.objectives.parts import Clusters, Nearest, Queue, Ring
 from viewmill.run import main
@@ -38,7 +41,8 @@ class Done(NamedTuple):
 
 
 def viewmill(*arguments: object) -> Done:
-    """The command in this process, which has torch loaded already."""
+    """The command in this process, which has torch loaded already, as if it were the first."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -459,6 +463,38 @@ def test_a_log_cut_in_mid_line_is_mended_and_never_repeats_a_step(tmp_path):
     with Log(path, resumed_step=2) as log:
         log.write("step", step=3)
     assert [record["step"] for record in records(tmp_path)] == [1, 2, 3]
+
+
+def test_auto_is_the_precision_that_this_machine_computes_in_and_a_run_keeps_what_it_began_with(beton, tmp_path):
+    expected = fastest()
+    for asked, written in (((), expected), (("--precision", "bf16"), "bf16")):
+        run = tmp_path / written / str(len(asked))
+        arguments = ("train", "--data", beton, "--out", run, *TINY, "--steps", "2")
+        assert viewmill(*arguments, *asked).returncode == 0
+        assert json.loads((run / "config.json").read_text())["precision"] == written
+        other = "no" if written == "bf16" else "bf16"
+        assert f"precision = '{written}'" in viewmill(*arguments, "--precision", other).stderr
+        assert viewmill(*arguments).returncode == 0  # "auto" is what it began with
+
+
+@pytest.mark.parametrize(
+    ("gpu", "ampere", "forced", "avx512", "amx", "expected"),
+    [
+        (False, False, False, False, False, "no"),
+        (False, False, False, True, False, "bf16"),
+        (False, False, False, False, True, "bf16"),
+        (True, True, False, False, False, "bf16"),
+        (True, False, False, True, True, "fp16"),
+        (True, True, True, False, False, "no"),
+    ],
+)
+def test_what_auto_takes_on_other_machines(gpu, ampere, forced, avx512, amx, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: ampere)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true" if forced else "false")
+    assert fastest() == expected
 
 
 def test_auto_measures_the_engines_says_so_and_keeps_its_choice(beton, tmp_path):
