@@ -45,7 +45,22 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """A real run of 8 steps with a moving average, and how its encoder was evaluated."""
     out = tmp_path_factory.mktemp("run") / "run"
-    done = run("train", "simclr", "--data", data, *TINY, "--steps", "8", "--ema", ".5", "--checkpoint-every", "4", out=out)
+    done = run(
+        "train",
+        "simclr",
+        "--data",
+        data,
+        *TINY,
+        "--precision",
+        "bf16",
+        "--steps",
+        "8",
+        "--ema",
+        ".5",
+        "--checkpoint-every",
+        "4",
+        out=out,
+    )
     assert done.code == 0, done.said()
     return out
 

@@ -306,7 +306,7 @@ def test_too_little_room_for_a_single_checkpoint_is_refused_before_the_first_ste
         ("--seed", "1", "seed"),
         ("--schedule", "linear", "schedule"),
         ("--ema", "0.5", "ema"),
-        ("--precision", "no", "precision"),
+        ("--precision", "fp16", "precision"),
         ("--recipe", "weak", "recipe"),
         ("--placement", "device", "placement"),
     ],

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "export": {"pipeline", "models", "journal", *AT_THE_TOP},
     "report": {"pipeline", "evaluation", "journal", *AT_THE_TOP},
     "study": {"pipeline", "objectives", "journal", "settings", "limits", *AT_THE_TOP},
-    "benchmarks": {"pipeline", "models", "objectives", "journal", "commands", "datasets"},
+    "benchmarks": {"settings", "run", "pipeline", "models", "objectives", "journal", "commands", "datasets"},
 }
 LIMIT, RUN_LIMIT = 260, 450  # lines: past them a file is telling that it is two things
 
