@@ -3,9 +3,9 @@
 from .commands import Doctor, Methods
 from .console import table
 from .errors import refusing
-from .journal.log import versions
-from .objectives.methods import METHODS
-from .settings import choices, method_named, summary, values
+from .methods.overrides import choices, method_named, summary, values
+from .methods.table import METHODS
+from .training.log import versions
 
 
 def methods(config: Methods) -> int:
@@ -26,7 +26,7 @@ def doctor(config: Doctor) -> int:
     """Print engines, devices and versions; exit code 1 where no engine works."""
     import torch
 
-    from .pipeline.engine import choose, survey
+    from .pipeline.engines.engine import choose, survey
     from .pipeline.threads import usable_cores
 
     engines = survey()

@@ -6,10 +6,10 @@ from .commands import Convert
 from .console import counting, duration, say, table
 from .datasets import size_of
 from .errors import Refused, refusing
-from .pipeline.convert import convert as convert_sources
-from .pipeline.convert import remarks_on
-from .pipeline.encoding import Encoding
-from .pipeline.estimate import Estimate
+from .pipeline.conversion.convert import convert as convert_sources
+from .pipeline.conversion.convert import remarks_on
+from .pipeline.conversion.encoding import Encoding
+from .pipeline.conversion.estimate import Estimate
 from .pipeline.sources.opened import Reading
 from .pipeline.threads import usable_cores
 

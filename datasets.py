@@ -11,9 +11,8 @@ from .commands import Inspect, Split, Subset
 from .console import answer, bars, counting, say, table
 from .errors import Refused, refusing
 from .files.opening import check_output
-from .pipeline import examine, select
-from .pipeline.beton import Beton, open_beton
-from .pipeline.manifest import (
+from .pipeline.beton import examine, select
+from .pipeline.beton.manifest import (
     BOUND,
     check_sidecar,
     classes_of,
@@ -24,6 +23,7 @@ from .pipeline.manifest import (
     read_table,
     verify_sha256,
 )
+from .pipeline.beton.reader import Beton, open_beton
 from .pipeline.sources.opened import Ambiguous, is_source
 from .pipeline.threads import usable_cores
 
@@ -33,7 +33,7 @@ VIEW_COLUMNS, VIEW_ROWS = 8, 6
 
 def open_images(path: Path) -> Beton:
     """A .beton that was found sound, or other images, converted once and cached."""
-    from .pipeline.cache import open_data
+    from .pipeline.conversion.cache import open_data
 
     doing = "converting" if is_source(path) else "verifying"
     with refusing(), counting(f"{doing} {path}") as progress:
@@ -132,7 +132,7 @@ def _show(path: Path, facts: dict, checks: dict[str, str]) -> None:
 
 def _draw(beton: Beton, target: Path) -> None:
     """Images that are spread evenly over the rows."""
-    from .pipeline.picture import mosaic, originals, save
+    from .pipeline.views.picture import mosaic, originals, save
 
     count = min(len(beton), GRID_COLUMNS * GRID_ROWS)
     columns = min(count, GRID_COLUMNS)
@@ -146,9 +146,9 @@ def _draw(beton: Beton, target: Path) -> None:
 
 def _show_views(beton: Beton, config: Inspect) -> None:
     """What a recipe makes of some images, as a picture and in numbers."""
-    from .pipeline.picture import plan_lines, save, view_grid
-    from .pipeline.plan import draw
-    from .pipeline.recipe_file import recipe_of
+    from .pipeline.views.picture import plan_lines, save, view_grid
+    from .pipeline.views.plan import draw
+    from .pipeline.views.recipe_file import recipe_of
 
     if not (config.grid or config.plan):
         raise Refused("--recipe needs --grid views.png, --plan, or both")

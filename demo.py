@@ -23,14 +23,14 @@ from .evaluation.scores import Score
 from .evaluation.tasks import Task, column_task
 from .files.opening import check_output, open_to_read, replacing
 from .pipeline import factors
-from .pipeline.beton import Beton, open_beton
-from .pipeline.convert import convert
-from .pipeline.engine import choose
-from .pipeline.manifest import sidecars
-from .pipeline.picture import mosaic, originals, view_grid
-from .pipeline.recipe import simclr, weak
+from .pipeline.beton.manifest import sidecars
+from .pipeline.beton.reader import Beton, open_beton
+from .pipeline.conversion.convert import convert
+from .pipeline.engines.engine import choose
 from .pipeline.threads import usable_cores
-from .resume import load_encoders
+from .pipeline.views.picture import mosaic, originals, view_grid
+from .pipeline.views.recipe import simclr, weak
+from .training.resume import load_encoders
 
 TRAIN_IMAGES, TEST_IMAGES, SIZE = 4000, 1000, 24
 OPTIONS = Options(("knn",), k=(20,))

@@ -14,10 +14,10 @@ from .datasets import open_images
 from .errors import refusing
 from .evaluation.features import BATCH, Features, Shown, batches
 from .files.opening import check_output, replacing
-from .pipeline.manifest import classes_of, read_columns
-from .pipeline.recipe import weak
+from .pipeline.beton.manifest import classes_of, read_columns
 from .pipeline.sources.arrow import pyarrow
-from .resume import load_encoders
+from .pipeline.views.recipe import weak
+from .training.resume import load_encoders
 
 OWN = ("row", "label", "class", "feature")
 """Columns of our own; one of the images' table that is called so gets `source_` before its name."""

@@ -17,11 +17,11 @@ from .evaluation.protocols import Options, Told, measure, work
 from .evaluation.store import digest_of, identity_of, kept, scores_of
 from .evaluation.tasks import Task, column_task
 from .outcomes import CLASS, DataSet, Record, Result, show, show_transfer
-from .pipeline.beton import Beton
-from .pipeline.engine import choose
-from .pipeline.overlap import overlap, overlap_in_words
-from .pipeline.recipe import weak
-from .resume import Encoders, load_encoders
+from .pipeline.beton.overlap import overlap, overlap_in_words
+from .pipeline.beton.reader import Beton
+from .pipeline.engines.engine import choose
+from .pipeline.views.recipe import weak
+from .training.resume import Encoders, load_encoders
 
 UNTRAINED = "untrained encoder"
 PARTS = ("train", "training", "test", "val")  # what a part of a data set is called: its folder has the name

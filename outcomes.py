@@ -13,8 +13,8 @@ from .evaluation.protocols import Told
 from .evaluation.scores import worst
 from .evaluation.tasks import Task
 from .files.opening import descriptor_to_change
-from .pipeline.beton import Beton
-from .resume import Encoders
+from .pipeline.beton.reader import Beton
+from .training.resume import Encoders
 
 RESULTS = "evaluation.jsonl"
 """In the run's folder: one JSON object a result, the only thing there that an evaluation adds to."""

@@ -64,31 +64,31 @@ from . import commands
 from .answers import doctor, methods
 from .commands import Bench, Demo, Train
 from .commands.line import by_name, in_order
-from .configs import FORMAT, recorded, settle_config
 from .console import plain_errors, say, settle_streams, unboxed
-from .ending import REASONS, Start, at_its_end, left_out, shared, standing, starting
+from .distributed import rendezvous
 from .errors import Failed, Refused, Unsound, refusing
 from .files.typed import check_settings
-from .journal.clock import Clock
-from .journal.signals import deferred
-from .limits import FREE, MAY_DIFFER, for_images, method_of
-from .objectives import meeting
-from .objectives.method import Method
-from .objectives.schedules import Moment
-from .pipeline.recipe_file import data_of
-from .planned import plan
-from .settings import values
-from .telling import Job, Report, Taken, doubted, observed, reporting
-from .views import colours_of, open_loader
+from .methods.method import Method
+from .methods.overrides import values
+from .methods.schedules import Moment
+from .pipeline.views.recipe_file import data_of
+from .training.announce import plan
+from .training.display.clock import Clock
+from .training.launch import REASONS, Start, at_its_end, left_out, shared, standing, starting
+from .training.loaders import colours_of, open_loader
+from .training.options import FREE, MAY_DIFFER, for_images, method_of
+from .training.progress import Job, Report, Taken, doubted, observed, reporting
+from .training.run_config import FORMAT, recorded, settle_config
+from .training.signals import deferred
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-    from .learner import Learner, Settings
-    from .models.update import Part
-    from .pipeline.beton import Beton
+    from .pipeline.beton.reader import Beton
     from .pipeline.loader import BetonLoader, ViewBatch
+    from .training.state import Learner, Settings
+    from .training.update import Part
 
 
 def train(config: Train) -> int:
@@ -100,7 +100,7 @@ def train(config: Train) -> int:
         with refusing():
             method = method_of(config)
             if config.track:
-                from .tracking import installed
+                from .training.display.trackers import installed
 
                 installed(config.track)
             # a bad file is refused before torch loads
@@ -135,16 +135,16 @@ def converted(data: Path) -> Beton:
     from .datasets import open_images
 
     made: list[Beton] = []
-    meeting.current().of_main("converted", lambda: made.append(open_images(data)), seconds=meeting.FOR_EVER_S)
+    rendezvous.current().of_main("converted", lambda: made.append(open_images(data)), seconds=rendezvous.FOR_EVER_S)
     return made[0] if made else open_images(data)
 
 
 def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerator, stack: ExitStack) -> Job:
     """Loader and learner of a run, continued where it stands; raises ValueError for what does not fit."""
-    from .learner import build
+    from .checkpoint.writer import check_room
     from .models.weights import fingerprint
-    from .models.writer import check_room
-    from .resume import begun, parts_of, restore_
+    from .training.resume import begun, parts_of, restore_
+    from .training.state import build
 
     method = for_images(config, method, rows=len(beton), earlier=recorded(config.out))
     loader = stack.enter_context(closing(open_loader(config, method, beton, accelerator)))
@@ -162,7 +162,7 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
         init=init,
         recompute=config.recompute,
         compiled=config.compile,
-        agreed=lambda: meeting.current().agree("configuration", lambda: settings),
+        agreed=lambda: rendezvous.current().agree("configuration", lambda: settings),
     )
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
@@ -183,7 +183,7 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
 
 def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -> Settings:
     """What makes a run this run, as it stands in config.json."""
-    from .learner import architecture
+    from .training.state import architecture
 
     own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
     steps = config.steps or config.epochs * len(loader)
@@ -216,9 +216,9 @@ def take_step(
     """
     import torch
 
-    from .learner import advance_, forward, seed_step, watch_
-    from .models.update import backward
     from .objectives import memory, objective
+    from .training.state import advance_, forward, seed_step, watch_
+    from .training.update import backward
 
     seed_step(learner.settings, moment)
     images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
@@ -239,8 +239,8 @@ def take_step(
 
 def loss_of(method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator, learner: Learner) -> torch.Tensor:
     """The loss of a batch, of which nothing is learnt or remembered."""
-    from .learner import forward
     from .objectives import objective
+    from .training.state import forward
 
     images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
     outputs = forward(learner, method, batch, moment, accelerator)
@@ -251,12 +251,13 @@ def loop(job: Job, asked: Callable[[], int], start: Start) -> dict[str, Any]:
     """Steps until the end or a signal; what a person or a later start needs is on disk when it returns how it ended."""
     from accelerate.utils import gather_object
 
-    from .models.optimise import set_learning_rate_
-    from .models.update import Late, part_of
-    from .models.writer import Writer
-    from .objectives import gather, memory
+    from .checkpoint.writer import Writer
+    from .distributed import collectives
+    from .objectives import memory
     from .pipeline.loader import batches
-    from .resume import is_sound, save
+    from .training.optimisers import set_learning_rate_
+    from .training.resume import is_sound, save
+    from .training.update import Late, part_of
 
     config, method, learner, accelerator = job.config, job.method, job.learner, job.accelerator
     step, code, rate, due, late, sound = job.first, 0, 0.0, False, Late(), True
@@ -301,7 +302,7 @@ def loop(job: Job, asked: Callable[[], int], start: Start) -> dict[str, Any]:
         writer.wait()
         report.faults(lost := writer.take_faults(), step=step)
         written = step == job.first or (writer.saved is not None and writer.saved.step == step)
-        if not gather.of_main(written):
+        if not collectives.of_main(written):
             raise Failed(f"the checkpoint of step {step} could not be written: {'; '.join(lost)}; start again to continue")
         seconds = time.perf_counter() - clock.started
         unreadable = sorted(set().union(*gather_object([job.loader.unreadable])))
@@ -340,10 +341,10 @@ def bench(config: Bench) -> int:
     if config.what == "step":
         from .benchmarks.prepared import Engine
         from .benchmarks.step import bench as measure_steps
-        from .learner import advance_, forward, seed_step, watch_
-        from .models.update import Part
-        from .models.writer import Writer
-        from .resume import facts_of, parts_of, restore_
+        from .checkpoint.writer import Writer
+        from .training.resume import facts_of, parts_of, restore_
+        from .training.state import advance_, forward, seed_step, watch_
+        from .training.update import Part
 
         of_a_step = (take_step, advance_, forward, seed_step, watch_, Part(1, last=True))
         return measure_steps(config, Engine(prepare, *of_a_step, Writer, parts_of, facts_of, restore_))
@@ -357,8 +358,8 @@ def bench(config: Bench) -> int:
 
 def report(config: commands.Report) -> int:
     """Make a page about runs; a configuration does not say which recipe is its method's own."""
+    from .methods.table import METHODS
     from .objectives.alarms import judged
-    from .objectives.methods import METHODS
     from .report.command import report as make
 
     return make(config, recipes={name: method.recipe for name, method in METHODS.items()}, judge=judged)
@@ -400,7 +401,7 @@ def parsed(arguments: list[str]) -> Any:
         words = in_order(arguments, by_name(list(COMMANDS)))
         return tyro.cli(commands.Command, prog="viewmill", description=__doc__, args=words)
 
-    if meeting.current().world == 1:
+    if rendezvous.current().world == 1:
         return read()
     told = io.StringIO()
     try:

@@ -36,7 +36,7 @@ from viewmill.console import answer
 from viewmill.evaluation import knn, linear, ridge, selection
 from viewmill.evaluation.scores import difference
 from viewmill.files.opening import regular
-from viewmill.journal.log import hardware, versions
+from viewmill.training.log import hardware, versions
 
 K = 200
 STRENGTHS = {"standardised": (1e-3, 1e-2, 1e-1, 1.0), "raw": (0.1, 1.0, 10.0, 100.0)}

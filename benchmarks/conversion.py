@@ -29,9 +29,9 @@ from PIL import Image
 
 from viewmill.console import answer
 from viewmill.files.opening import LARGE, open_to_read, read_bytes
-from viewmill.journal.log import hardware, versions
-from viewmill.pipeline import native
-from viewmill.pipeline.convert import convert
+from viewmill.pipeline.conversion.convert import convert
+from viewmill.pipeline.engines import libffcv
+from viewmill.training.log import hardware, versions
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -53,9 +53,9 @@ class Settings:
 def decode(path: str) -> None:
     """Read and decode one file as training would."""
     data = read_bytes(path, limit=LARGE)
-    frame = native.jpeg_frame(data)
+    frame = libffcv.jpeg_frame(data)
     assert frame is not None
-    assert native.decodes(data, height=frame.height, width=frame.width)
+    assert libffcv.decodes(data, height=frame.height, width=frame.width)
 
 
 def pillow(path: str) -> None:
@@ -65,7 +65,7 @@ def pillow(path: str) -> None:
 
 
 def _decode_all(work: Callable[[str], None], paths: list[str], start, done) -> None:
-    native.library()
+    libffcv.library()
     start.wait()
     for path in paths:
         work(path)

@@ -18,12 +18,12 @@ import tyro
 from viewmill.benchmarks.measured import Measured
 from viewmill.console import answer
 from viewmill.evaluation.features import BATCH, Shown, batches
-from viewmill.journal.log import hardware, versions
 from viewmill.models.encoders import build
-from viewmill.pipeline.beton import open_beton
-from viewmill.pipeline.engine import choose
+from viewmill.pipeline.beton.reader import open_beton
+from viewmill.pipeline.engines.engine import choose
 from viewmill.pipeline.loader import every_row
-from viewmill.pipeline.recipe import weak
+from viewmill.pipeline.views.recipe import weak
+from viewmill.training.log import hardware, versions
 
 
 @dataclasses.dataclass(frozen=True)

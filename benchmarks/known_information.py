@@ -31,15 +31,15 @@ from PIL import Image
 
 from viewmill.benchmarks.known_page import write
 from viewmill.files.opening import LARGE, make_bytes, read_text
-from viewmill.journal.folder import read_config
-from viewmill.journal.signals import deferred
-from viewmill.objectives.methods import METHODS
-from viewmill.objectives.parts import Region
-from viewmill.pipeline.convert import convert
+from viewmill.methods.parts import Region
+from viewmill.methods.table import METHODS
+from viewmill.pipeline.conversion.convert import convert
 from viewmill.pipeline.factors import draw, render
 from viewmill.pipeline.order import permutation
 from viewmill.study.process import Call, called
 from viewmill.study.results import append, last_epoch
+from viewmill.training.run_folder import read_config
+from viewmill.training.signals import deferred
 
 SIZE = 24  # pixels: of the figures and of their views
 # The whole image, for half of the views mirrored, a fifth brighter or darker and of more or less contrast: what may differ
@@ -135,10 +135,10 @@ def told_apart(data: Path, recipe: Path, batch: int) -> float:
     """
     import torch
 
-    from viewmill.pipeline.beton import open_beton
-    from viewmill.pipeline.engine import choose
+    from viewmill.pipeline.beton.reader import open_beton
+    from viewmill.pipeline.engines.engine import choose
     from viewmill.pipeline.loader import BetonLoader
-    from viewmill.pipeline.recipe_file import recipe_of
+    from viewmill.pipeline.views.recipe_file import recipe_of
 
     wanted = recipe_of(str(recipe), SIZE)
     mean_C, std_C = (torch.tensor(numbers) for numbers in (wanted.views[0].mean, wanted.views[0].std))
@@ -215,7 +215,7 @@ def read(path: Path, settings: Settings) -> dict[tuple[int, str, int], dict[str,
 def make(settings: Settings, call: Call = called, say: Callable[[str], None] = print) -> int:
     """Train what is missing; returns 0, 1 where a training failed, or what a signal asks for."""
     there = read(settings.results, settings)
-    from viewmill.pipeline.engine import choose
+    from viewmill.pipeline.engines.engine import choose
 
     engine = choose("auto")  # to measure which one is faster would take seconds of every training
     with deferred() as asked, tempfile.TemporaryDirectory() as name:

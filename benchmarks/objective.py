@@ -19,15 +19,15 @@ from torch.nn import functional as F
 from ..commands import Bench
 from ..console import answer, say, table
 from ..errors import Refused
-from ..journal.log import hardware, versions
+from ..methods.parts import Everything, Nearest, Region, Ring
 from ..objectives import bank
 from ..objectives.bounds import info_nce
 from ..objectives.clusters import lloyd
-from ..objectives.parts import Everything, Nearest, Region, Ring
 from ..objectives.ranking import Ranking
 from ..objectives.regions import Offered, gathered, positions, select, window
 from ..pipeline.order import candidates
 from ..pipeline.threads import usable_cores
+from ..training.log import hardware, versions
 from .report import Rounds, ratios
 
 SMALL, LARGE = 65_536, 1_281_167

@@ -25,11 +25,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from ..files.opening import make_bytes, open_to_read
-from ..pipeline import kernels
-from ..pipeline.beton import JPEG, Beton, open_beton
-from ..pipeline.native import TJFLAG_ACCURATEDCT, TJPF_RGB, EngineUnavailable
-from ..pipeline.recipe import IMAGENET_MEAN, IMAGENET_STD
+from ..pipeline.beton.reader import JPEG, Beton, open_beton
+from ..pipeline.engines import kernels
+from ..pipeline.engines.libffcv import TJFLAG_ACCURATEDCT, TJPF_RGB, EngineUnavailable
 from ..pipeline.threads import Scratch, in_pieces
+from ..pipeline.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 SCALE, SIGMA, DALI, AHEAD = (0.2, 1.0), (0.1, 2.0), "nvidia-dali-cuda120", 2  # AHEAD: batches, DALI's own default
 

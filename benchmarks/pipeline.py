@@ -22,13 +22,13 @@ import torch
 from ..commands import Bench
 from ..console import answer, say, table
 from ..errors import refusing
-from ..journal.log import hardware, versions
-from ..pipeline.beton import JPEG, Beton, open_beton
-from ..pipeline.engine import ENGINES, survey
+from ..pipeline.beton.reader import JPEG, Beton, open_beton
+from ..pipeline.engines.engine import ENGINES, survey
 from ..pipeline.loader import BetonLoader
-from ..pipeline.plan import draw
-from ..pipeline.recipe import RECIPES, Recipe, View
 from ..pipeline.threads import usable_cores
+from ..pipeline.views.plan import draw
+from ..pipeline.views.recipe import RECIPES, Recipe, View
+from ..training.log import hardware, versions
 from .peers import PEERS, Contender, Data, extract
 from .report import Rounds, check_picture, picture, ratios
 
@@ -40,9 +40,9 @@ FIRST = """
 import time; started = time.perf_counter()
 import sys, torch
 from pathlib import Path
-from viewmill.pipeline.beton import open_beton
+from viewmill.pipeline.beton.reader import open_beton
 from viewmill.pipeline.loader import BetonLoader
-from viewmill.pipeline.recipe import simclr
+from viewmill.pipeline.views.recipe import simclr
 beton, size, batch = open_beton(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
 loader = BetonLoader(beton, simclr(size), batch=min(batch, len(beton)), seed=0, device=torch.device("cpu"))
 next(loader.epoch(0)); print(time.perf_counter() - started)

@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 
 from ..commands import Train
-from ..models.precision import fastest
-from ..objectives.methods import METHODS
-from ..pipeline.beton import Beton
+from ..methods.table import METHODS
+from ..pipeline.beton.reader import Beton
+from ..training.precision import fastest
 
 
 class Engine(NamedTuple):

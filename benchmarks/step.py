@@ -24,13 +24,13 @@ from ..console import answer, say, table
 from ..datasets import open_images
 from ..errors import Refused
 from ..files.opening import open_to_read, read_text
-from ..journal.log import hardware, versions
 from ..pipeline import factors
-from ..pipeline.beton import Beton, open_beton
-from ..pipeline.convert import convert
-from ..pipeline.engine import choose
+from ..pipeline.beton.reader import Beton, open_beton
+from ..pipeline.conversion.convert import convert
+from ..pipeline.engines.engine import choose
 from ..pipeline.loader import batches
 from ..pipeline.threads import usable_cores
+from ..training.log import hardware, versions
 from . import launched
 from .launched import WALKTHROUGH, described
 from .measured import Measured

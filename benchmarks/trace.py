@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..objectives.methods import METHODS
+from ..methods.overrides import values
+from ..methods.table import METHODS
 from ..pipeline import factors
-from ..settings import values
 
 SMALL = ("--width", "4", "--hidden", "16", "--embedding", "8", "--size", "16", "--batch", "16", "--threads", "1")
 SMALL = (*SMALL, "--engine", "ffcv", "--log-every", "1", "--precision", "no")

@@ -4,8 +4,8 @@ from typing import Literal
 
 import torch
 
-from ..pipeline.beton import Beton
-from ..pipeline.manifest import classes_of, lacking
+from ..pipeline.beton.manifest import classes_of, lacking
+from ..pipeline.beton.reader import Beton
 from .labels import dense, placed
 from .tasks import NOBODY, Task
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..pipeline.beton import Beton
+from ..pipeline.beton.reader import Beton
 from ..pipeline.loader import BetonLoader, ViewBatch, every_row
-from ..pipeline.recipe import RandomCrop, Recipe, View, weak
+from ..pipeline.views.recipe import RandomCrop, Recipe, View, weak
 
 BATCH = 256
 RAW_PIXELS = "raw pixels"

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..files.opening import LARGE, read_text, regular
-from ..pipeline.beton import Beton
-from ..pipeline.manifest import cache_folder, manifest_of
+from ..pipeline.beton.manifest import cache_folder, manifest_of
+from ..pipeline.beton.reader import Beton
 from .features import Features, Pair, Shown
 from .protocols import DEPENDS, Options, Told
 from .scores import Interval, Score

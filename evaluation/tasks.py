@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..pipeline.beton import Beton
-from ..pipeline.manifest import read_columns
+from ..pipeline.beton.manifest import read_columns
+from ..pipeline.beton.reader import Beton
 from .columns import NOBODY as NOBODY
 from .columns import labels_of
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..files.opening import LARGE, read_text
-from ..journal.log import versions
 from ..models.network import Colour
+from ..training.log import versions
 from .compare import LIMIT, Compared
 from .place import MARK
 from .target import Lines, Target

@@ -3,7 +3,7 @@
 from ..commands.export import Export
 from ..console import say
 from ..errors import refusing
-from ..pipeline.manifest import file_sha256
+from ..pipeline.beton.manifest import file_sha256
 from . import place, to_detectron2, to_encoder, to_onnx, to_timm, to_torchvision, to_transformers
 from .card import Said, card
 from .compare import LIMIT, compare

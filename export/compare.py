@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models.foreign import check_size
 from ..models.network import Colour
-from ..pipeline import factors, spaces
-from ..pipeline.recipe import View
+from ..models.timm_encoders import check_size
+from ..pipeline import factors
+from ..pipeline.views import colour_spaces
+from ..pipeline.views.recipe import View
 from .target import Features, Target
 from .trained import CHANNELS, Trained
 
@@ -68,7 +69,7 @@ def figures(size: int, count: int = IMAGES) -> Tensor:
 
 def normalised(pixels_B3SS: Tensor, colours: View) -> Tensor:
     """Images as the encoder knows them, float32, from uint8 RGB."""
-    image_B3SS = spaces.to_space(pixels_B3SS.float() / 255, spaces.NUMBERS[colours.space])
+    image_B3SS = colour_spaces.to_space(pixels_B3SS.float() / 255, colour_spaces.NUMBERS[colours.space])
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (colours.mean, colours.std))
     return (image_B3SS - mean) / std
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..checkpoint.tensorfile import write_bytes
 from ..files.locking import hold
 from ..files.opening import folder_to_hold, of_a_run, open_to_read, settle_name
-from ..models.tensorfile import write_bytes
-from ..pipeline.target import FULL
+from ..pipeline.conversion.target import FULL
 
 CARD = "README.md"
 OWN = {CARD, "model.safetensors", "config.json", "preprocessor_config.json"}  # what a folder of ours holds

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import safetensors.torch
 from torch import Tensor
 
+from ..checkpoint.tensorfile import write_bytes
 from ..files.opening import regular
-from ..models.tensorfile import write_bytes
 from .trained import Trained
 
 Features = Callable[[Tensor], Tensor]  # images [B, C, S, S] -> features [B, F]

@@ -1,14 +1,14 @@
 """Detectron2's ResNet: its names in a safetensors file, since it reads pickles, which are not written here.
 
-It cannot be installed by pip, so what is written is compared by way of its names turned back into ours; tests/test_export.py
-has the layers of detectron2/modeling/backbone/resnet.py under these names.
+It cannot be installed by pip, so what is written is compared by way of its names turned back into ours;
+tests/export/test_export.py has the layers of detectron2/modeling/backbone/resnet.py under these names.
 """
 
 from pathlib import Path
 
 from ..models.encoders import build
-from ..models.foreign import PREFIX
 from ..models.layouts import from_detectron2, to_detectron2
+from ..models.timm_encoders import PREFIX
 from .target import Features, Lines, Target, read, save
 from .trained import Residual, Trained, the_residual
 

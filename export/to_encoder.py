@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 
 from ..models.encoders import build
-from ..models.foreign import PREFIX
 from ..models.network import Colour
+from ..models.timm_encoders import PREFIX
 from .target import Features, Lines, Target, read, save, weights_at
 from .trained import Trained
 

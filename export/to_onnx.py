@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..models.foreign import Foreign
+from ..checkpoint.tensorfile import write_bytes
 from ..models.network import Colour
-from ..models.tensorfile import write_bytes
-from ..pipeline import spaces
-from ..pipeline.recipe import View
+from ..models.timm_encoders import Foreign
+from ..pipeline.views import colour_spaces
+from ..pipeline.views.recipe import View
 from .target import Features, Lines, Target, identity
 from .trained import CHANNELS, Trained
 
@@ -37,7 +37,7 @@ class Graph(nn.Module):
         super().__init__()
         # what Foreign shares with a model of timm, the exporter takes for constants
         self.encoder = encoder.model if isinstance(encoder, Foreign) else encoder
-        self.space = None if colours is None else spaces.NUMBERS[colours.space]
+        self.space = None if colours is None else colour_spaces.NUMBERS[colours.space]
         self.channels = channels
         if colours is not None:
             self.register_buffer("mean", torch.tensor(colours.mean).view(3, 1, 1))
@@ -46,7 +46,7 @@ class Graph(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """[B, F]."""
         if self.space is not None:
-            image = (spaces.to_space(image.float() / 255, self.space) - self.mean) / self.std
+            image = (colour_spaces.to_space(image.float() / 255, self.space) - self.mean) / self.std
             image = image[:, self.channels]
         return self.encoder(image)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..models.foreign import Foreign
+from ..models.timm_encoders import Foreign
 from .target import WEIGHTS, Features, Lines, Target, read, save, write_json
 from .to_torchvision import stem, stem_lines
 from .trained import CHANNELS, Residual, Trained, the_residual

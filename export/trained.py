@@ -6,12 +6,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..models import checkpoint
+from ..checkpoint import layout
 from ..models.encoders import DESIGNS, build
-from ..models.foreign import PREFIX
 from ..models.network import Colour
-from ..pipeline.recipe import View, weak
-from ..resume import differs, read_training
+from ..models.timm_encoders import PREFIX
+from ..pipeline.views.recipe import View, weak
+from ..training.resume import differs, read_training
 
 Half = Literal["both", "first", "second"]
 CHANNELS = {"both": slice(0, 3), "first": slice(0, 1), "second": slice(1, 3)}  # as pipeline.recipe.View splits them for CMC
@@ -86,7 +86,7 @@ def load(run: Path, *, ema: bool = False, half: Half = "both") -> Trained:
     Raises ValueError where there is none, where it has no moving average (`ema`) or no halves (`half`), and for weights that
     are not finite.
     """
-    settings, found = read_training(run), checkpoint.newest(run / "checkpoints")
+    settings, found = read_training(run), layout.newest(run / "checkpoints")
     if found is None:
         raise ValueError(f"{run} holds no checkpoint yet: train it first")
     parts, facts = found.checkpoint

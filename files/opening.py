@@ -1,6 +1,6 @@
 """The one way to open files: regular ones, bounded where they are read whole, never through a link where they are written.
 
-`tests/test_opening.py` reads the sources and finds no other.
+`tests/files/test_opening.py` reads the sources and finds no other.
 
 A pipe or a device that stands in a file's place would be waited for for ever, or fill the memory; a link in a run's folder
 would have another file written. What is read may be reached through links: people keep data and checkpoints that way.

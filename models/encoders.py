@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from . import foreign
-from .foreign import Foreign
+from . import timm_encoders
+from .timm_encoders import Foreign
 
 BatchNorm = Literal["local", "synchronised", "shuffled"]
 
@@ -100,13 +100,13 @@ def build(name: str, *, width: int = 64, image_size: int, channels: int = 3, rec
     are the same. Raises ValueError for an unknown name, a width below 1 or one given to a model of timm, and for what
     foreign.build refuses.
     """
-    if name.startswith(foreign.PREFIX):
+    if name.startswith(timm_encoders.PREFIX):
         if width != 64:
             raise ValueError(f"width {width} means nothing to {name}: leave it at 64 and choose a model of another size")
-        name = name.removeprefix(foreign.PREFIX)
-        encoder = foreign.build(name, image_size=image_size, channels=channels, recompute=recompute)
+        name = name.removeprefix(timm_encoders.PREFIX)
+        encoder = timm_encoders.build(name, image_size=image_size, channels=channels, recompute=recompute)
     elif name not in DESIGNS:
-        raise ValueError(f"no encoder is called {name!r}: use {', '.join(DESIGNS)} or {foreign.PREFIX}NAME")
+        raise ValueError(f"no encoder is called {name!r}: use {', '.join(DESIGNS)} or {timm_encoders.PREFIX}NAME")
     elif width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
     else:

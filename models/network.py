@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .decoder import Decoder
 from .encoders import BatchNorm, ResNet, build, count_once_
-from .foreign import Foreign, synchronised_
 from .heads import Outputs, projector
 from .stochastic import BoundedGaussian, FixedGaussian, VonMisesFisher
+from .timm_encoders import Foreign, synchronised_
 
 PATCHES = 9  # of PIRL's jigsaw
 

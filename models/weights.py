@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..checkpoint import layout
 from ..files.opening import open_to_read, regular
-from . import checkpoint
 from .layouts import COUNTER, in_our_names
 from .network import Colour, Network
 
@@ -138,9 +138,9 @@ def _read_onnx(path: Path) -> dict[str, Tensor]:
 def _read_checkpoint(path: Path) -> _Read:
     """The model of the run or the checkpoint at `path`."""
     if (path / "manifest.json").is_file():
-        found, at = checkpoint.read(path), path
+        found, at = layout.read(path), path
     else:
-        newest = checkpoint.newest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+        newest = layout.newest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
         if newest is None:
             raise ValueError(f"{path} holds no checkpoint: {TAKEN}")
         found, at = newest.checkpoint, newest.path

@@ -11,15 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..distributed.collectives import everyone, gather, rank, total
+from ..methods.method import Method
+from ..methods.parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Neighbours, Own, Pair, Queue
+from ..methods.schedules import Moment
 from . import bounds, diagnostics, queue, reweighted
 from .clusters import same_cluster
-from .gather import everyone, gather, rank, total
 from .memory import BANKS, LABELS, NEVER, Memory, outer_edge, uses_clusters
-from .method import Method
 from .outputs import Images, Outputs
-from .parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Neighbours, Own, Pair, Queue
 from .regions import Offered, Selected, Window, gathered, select, window, with_neighbours
-from .schedules import Moment
 
 LEARNED = 1e-6  # an anchor whose positives have all but this much of the probability no longer learns
 

@@ -10,13 +10,13 @@ Shape suffixes: B = anchors, M = rows on offer, K = negatives, N = embeddings, D
 import torch
 from torch import Tensor
 
+from ..methods.method import Method
+from ..methods.parts import Everything, Nearest, Neighbours, Queue, Ring
+from ..methods.schedules import Moment
 from .bounds import Bound, info_nce
 from .memory import NEVER, Memory
-from .method import Method
 from .outputs import Images
-from .parts import Everything, Nearest, Neighbours, Queue, Ring
 from .regions import Offered, Selected
-from .schedules import Moment
 
 SAMPLE = 16_384  # rows on offer that the mean of e^s is taken over
 FEW = 2_048  # of which it is counted how many are nearer than the positive

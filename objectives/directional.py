@@ -8,7 +8,7 @@ from one series of positive terms, 0F1(; d/2; kappa^2/4) = sum_j t_j, so nothing
 
 which are C_d = kappa^(d/2-1) / ((2 pi)^(d/2) I_{d/2-1}(kappa)) and its slope with the series of I put in
 (dlmf.nist.gov/10.25.E2). Against 40 digits, for d from 2 to 8192 and kappa from 1e-3 to 1e5: the relative error of A is
-under 1e-15, that of log C under 2e-15 of the larger of |log C| and kappa (tests/test_superinfo.py).
+under 1e-15, that of log C under 2e-15 of the larger of |log C| and kappa (tests/objectives/test_superinfo.py).
 """
 
 import math

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributed.collectives import everyone, gather, mean_weight
+from ..methods.method import Method
+from ..methods.schedules import Moment
+from ..methods.terms import BarlowTwins, Bootstrap, OwnReconstruction, SquaredError, Superfluous, VICReg, VonMisesFisher
 from . import redundancy, superinfo
-from .gather import everyone, gather, mean_weight
-from .method import Method
 from .outputs import Images, Outputs
-from .schedules import Moment
-from .terms import BarlowTwins, Bootstrap, OwnReconstruction, SquaredError, Superfluous, VICReg, VonMisesFisher
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 

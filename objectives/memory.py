@@ -13,14 +13,14 @@ import math
 import torch
 from torch import Tensor
 
+from ..distributed.collectives import broadcast_, everyone, gather, rank
+from ..methods.method import Method, candidate_count
+from ..methods.parts import NCE, Bank, Batch, Clusters, Queue, Ring, SameCluster
+from ..methods.schedules import ADAPTIVE, HEARD_EVERY, REMEMBERED, Moment, adapt_
 from . import bank, queue
 from .clusters import cluster_labels
-from .gather import broadcast_, everyone, gather, rank
-from .method import Method, candidate_count
 from .outputs import Images, Outputs
-from .parts import NCE, Bank, Batch, Clusters, Queue, Ring, SameCluster
 from .regions import window
-from .schedules import ADAPTIVE, HEARD_EVERY, REMEMBERED, Moment, adapt_
 
 Memory = dict[str, Tensor]
 

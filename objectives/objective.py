@@ -8,15 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..distributed.collectives import everyone, gather, mean_weight
+from ..methods.method import Method
+from ..methods.schedules import Moment
 from . import diagnostics, losses
 from .alarms import OBSERVER_TEMPERATURE
 from .bounds import info_nce
 from .contrast import contrast
-from .gather import everyone, gather, mean_weight
 from .memory import Memory
-from .method import Method
 from .outputs import Images, Outputs
-from .schedules import Moment
 
 
 class Result(NamedTuple):

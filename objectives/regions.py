@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..methods.parts import Everything, Nearest, Region, SameCluster
 from .attach import attach
-from .parts import Everything, Nearest, Region, SameCluster
 from .places import Window as Window
 from .places import positions
 from .ranking import Ranking

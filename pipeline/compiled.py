@@ -34,7 +34,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from ..console import say
-from .manifest import cache_folder
+from .beton.manifest import cache_folder
 
 FAST = {"contract", "reassoc", "nsz"}  # sums in any order; infinities and NaN as they are
 MAGIC = b"viewmill compiled 1\n"
@@ -149,9 +149,10 @@ def _digest() -> str:
     found = hashlib.sha256(
         repr((platform.python_version(), numba.__version__, llvmlite.__version__, np.__version__)).encode()
     )
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for path in sorted(here.rglob("*.py")):
         content = path.read_bytes()
-        found.update(f"{path.name} {len(content)}\n".encode() + content)
+        found.update(f"{path.relative_to(here)} {len(content)}\n".encode() + content)
     return found.hexdigest()[:16]
 
 

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import engine, order, photometric, photometric_host
-from .beton import Beton
+from . import order
+from .beton.reader import Beton
 from .buffers import Buffers
-from .plan import ViewPlan, draw
+from .engines import engine
 from .prefetch import prefetch
-from .recipe import Recipe, weak
 from .threads import Scratch, usable_cores
+from .views import photometrics_device, photometrics_host
+from .views.plan import ViewPlan, draw
+from .views.recipe import Recipe, weak
 
 PLACEMENTS = ("host", "device")
 
@@ -70,7 +72,7 @@ class Milled(NamedTuple):
 
     pixels: tuple[Tensor, ...]
     """One a group: finished views, or where the device has yet to develop them uint8 crops [V, B, S, S, 3]."""
-    draws: tuple[photometric.Draws, ...]
+    draws: tuple[photometrics_device.Draws, ...]
     """What the device needs for that; empty where nothing is left to do."""
     row: np.ndarray
     valid: np.ndarray
@@ -165,11 +167,11 @@ class BetonLoader:
                 for at, shape in enumerate(shapes)
             )
             pixels, draws = tuple(self._views(shape) for shape in shapes), ()
-            then = photometric_host.developer(cut, plan, pixels, self._scratch)
+            then = photometrics_host.developer(cut, plan, pixels, self._scratch)
         else:
             pixels = tuple(torch.empty(shape, dtype=torch.uint8, pin_memory=self._cuda) for shape in shapes)
             cut, then = tuple(crops.numpy() for crops in pixels), engine.nothing
-            draws = tuple(photometric.draws(plan, group, pin=self._cuda) for group in recipe.groups)
+            draws = tuple(photometrics_device.draws(plan, group, pin=self._cuda) for group in recipe.groups)
         valid_B = self._engine.crops(row_B, plan, cut, then)
         self.unreadable.update(row_B[~valid_B].tolist())
         drawn = self._draw_candidates(row_B, 0 if step is None else self._candidates(step), step)
@@ -200,7 +202,7 @@ class BetonLoader:
         if self.placement == "device":
             spaces = [item.plan.recipe.views[members[0]].space for members in item.plan.recipe.groups]
             views = tuple(
-                photometric.develop(crops.flatten(0, 1), draws.to(self._device), space).to(self._dtype)
+                photometrics_device.develop(crops.flatten(0, 1), draws.to(self._device), space).to(self._dtype)
                 for crops, draws, space in zip(views, item.draws, spaces, strict=True)
             )
         return ViewBatch(

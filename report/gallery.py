@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from ..console import counting
-from ..pipeline.beton import Beton
-from ..pipeline.picture import originals
+from ..pipeline.beton.reader import Beton
+from ..pipeline.views.picture import originals
 from .charts import COLOURS, svg
 from .flat import flat
 from .markup import Html, folded, section, share, table, tag

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..configs import as_now
 from ..files.opening import open_to_read, read_text
-from ..journal.folder import read_config
+from ..training.run_config import as_now
+from ..training.run_folder import read_config
 from .curve import Curve, number
 
 CURVES, EVENTS, SNAPSHOTS = 200, 200, 48  # of a log at most: quantities, remarks in words, histograms

@@ -11,19 +11,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..checkpoint.migration import of_repr
 from ..datasets import open_images
-from ..older import of_repr
-from ..pipeline.beton import Beton
-from ..pipeline.cache import cached_path
+from ..pipeline.beton.manifest import classes_of as named_classes
+from ..pipeline.beton.manifest import sidecars
+from ..pipeline.beton.reader import Beton
+from ..pipeline.conversion.cache import cached_path
 from ..pipeline.loader import BetonLoader, ViewBatch
-from ..pipeline.manifest import classes_of as named_classes
-from ..pipeline.manifest import sidecars
 from ..pipeline.order import steps_per_epoch
-from ..pipeline.picture import as_seen, originals
-from ..pipeline.recipe import RECIPES, Recipe, weak
-from ..pipeline.recipe_file import recipe_from
 from ..pipeline.sources.opened import is_source
-from ..resume import load_encoders
+from ..pipeline.views.picture import as_seen, originals
+from ..pipeline.views.recipe import RECIPES, Recipe, weak
+from ..pipeline.views.recipe_file import recipe_from
+from ..training.resume import load_encoders
 from .curve import number
 from .read import Run
 

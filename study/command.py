@@ -16,8 +16,8 @@ from ..console import duration, say
 from ..errors import Refused, refusing
 from ..files.opening import LARGE, read_text
 from ..files.typed import of_json, read_json
-from ..journal.signals import deferred
-from ..pipeline.beton import Beton
+from ..pipeline.beton.reader import Beton
+from ..training.signals import deferred
 from . import results
 from .flags import words
 from .images import opened
@@ -158,7 +158,7 @@ def _job(making: Making, job: Job) -> int:
     if not _trained(run):
         given = dict(job.contender.given)
         if given.get("engine", "auto") == "auto":
-            from ..pipeline.engine import choose
+            from ..pipeline.engines.engine import choose
 
             given["engine"] = choose("auto")  # the same for all; to measure which one is faster takes seconds, every time
         chosen = words(

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..commands import Evaluate, Train
 from ..files.opening import read_bytes
-from ..journal.folder import difference
-from ..limits import FREE, method_of, peak_rate
-from ..settings import summary, values
+from ..methods.overrides import summary, values
+from ..training.options import FREE, method_of, peak_rate
+from ..training.run_folder import difference
 from .flags import OF_EVALUATION
 from .plan import Contender, Job, Plan
 

@@ -33,8 +33,8 @@ from ..commands import Train
 from ..commands.ranges import Seed
 from ..files.typed import read_toml
 from ..files.wording import nearest
-from ..limits import method_of
-from ..pipeline.recipe_file import recipe_of
+from ..pipeline.views.recipe_file import recipe_of
+from ..training.options import method_of
 from .axes import Panel, Scatter, scatters_of
 from .data import Data, Text, data_of, expanded, located
 from .data import Given as Images

@@ -12,8 +12,8 @@ from typing import BinaryIO, NamedTuple
 
 from ..errors import Refused
 from ..files.opening import descriptor_to_change
-from ..journal.folder import locked
-from ..journal.signals import EXIT_CODES, PR_SET_PDEATHSIG
+from ..training.run_folder import locked
+from ..training.signals import EXIT_CODES, PR_SET_PDEATHSIG
 
 PROGRAM = Path(__file__).resolve().parent.parent / "run.py"
 POLL_S = 0.1

@@ -24,8 +24,8 @@ from ..console import say
 from ..files.locking import hold
 from ..files.opening import LARGE, descriptor_to_change, read_bytes, replacing
 from ..files.typed import Misfit, fitted, of_json
-from ..journal.folder import read_config
-from ..pipeline.beton import Beton
+from ..pipeline.beton.reader import Beton
+from ..training.run_folder import read_config
 from .axes import OWN
 from .matched import digest_of, other, settings_of
 from .plan import Job, Plan

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viewmill.pipeline import engine, factors, native, plan
-from viewmill.pipeline.beton import open_beton
-from viewmill.pipeline.convert import convert
-from viewmill.pipeline.manifest import cache_folder
+from viewmill.pipeline import factors
+from viewmill.pipeline.beton.manifest import cache_folder
+from viewmill.pipeline.beton.reader import open_beton
+from viewmill.pipeline.conversion.convert import convert
+from viewmill.pipeline.engines import engine, libffcv
+from viewmill.pipeline.views import plan
 
 # Tests that set XDG_CACHE_HOME would compile everything again in every process.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "compiled"))
@@ -74,7 +76,7 @@ class Turbo:
     """libjpeg-turbo itself, the very copy that FFCV's library is linked to."""
 
     def __init__(self):
-        self.library = native.library()
+        self.library = libffcv.library()
         self.library.tjInitDecompress.restype = ctypes.c_void_p
         arguments = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p, *[ctypes.c_int] * 5]
         self.library.tjDecompress2.argtypes = arguments

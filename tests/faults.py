@@ -19,14 +19,20 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--width", "4", "--hidden", "16", "--embedding", "8", "--size", "16", "--batch", "16", "--log-every", "1")
 TINY = (*TINY, "--engine", "ffcv")
-PRELOADED = ["viewmill.run", "viewmill.learner", "viewmill.resume", "viewmill.models.writer", "viewmill.pipeline.loader"]
+PRELOADED = [
+    "viewmill.run",
+    "viewmill.training.state",
+    "viewmill.training.resume",
+    "viewmill.checkpoint.writer",
+    "viewmill.pipeline.loader",
+]
 PRELOADED += ["torch._dynamo", "accelerate.utils"]
 
 
 def figures(folder: Path, count: int) -> Path:
     """A .beton of rendered images, in `folder` beside them."""
     from viewmill.pipeline import factors
-    from viewmill.pipeline.convert import convert
+    from viewmill.pipeline.conversion.convert import convert
 
     factors.write_folder(folder / "images", count, seed=0)
     convert([folder / "images"], folder / "factors.beton")
@@ -60,7 +66,7 @@ def _not_finite(fault: Fault, given: Sequence[str], batch: Any) -> Any:
 
 
 def _zeroed(fault: Fault, given: Sequence[str], batch: Any) -> Any:
-    from viewmill.pipeline.beton import open_beton
+    from viewmill.pipeline.beton.reader import open_beton
 
     beton, row = open_beton(Path(given[given.index("--data") + 1])), int(fault.value)
     with open(beton.path, "r+b", buffering=0) as file:
@@ -115,7 +121,7 @@ def _dying(count: int) -> None:
 
 def _late(fault: Fault) -> None:
     """Be late at one of the points at which processes meet."""
-    from viewmill.objectives.meeting import Meeting
+    from viewmill.distributed.rendezvous import Meeting
 
     usual_part, points = Meeting.part, 0
 

@@ -15,8 +15,8 @@ from faults import TINY, figures
 from rich.console import Console
 
 from viewmill import console
-from viewmill.journal.panel import frame
 from viewmill.report.markup import tag
+from viewmill.training.display.panel import frame
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "cat\x1b[31m\x1b]0;owned\x07\r\x9b2J\x08\u202egnp\u2066\u200f\x00"
@@ -154,7 +154,7 @@ def test_a_training_whose_output_nobody_reads_is_done(tmp_path):
 
 
 def test_nothing_prints_beside_the_console():
-    live = {"journal/dashboard.py", "journal/panel.py", "journal/region.py", "console.py"}
+    live = {"training/display/dashboard.py", "training/display/panel.py", "training/display/region.py", "console.py"}
     found = []
     for path in ROOT.rglob("*.py"):
         name = path.relative_to(ROOT)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from viewmill.objectives.methods import METHODS
-from viewmill.settings import changed, method_named
+from viewmill.methods.overrides import changed, method_named
+from viewmill.methods.table import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

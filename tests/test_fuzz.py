@@ -28,13 +28,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viewmill.pipeline import examine, native
-from viewmill.pipeline.beton import ALLOCATION, FIELD, FIELD_TYPES, HEADER, JPEG, RAW, InvalidBeton, Sample, open_beton
-from viewmill.pipeline.beton_writer import write_beton
-from viewmill.pipeline.convert import convert
-from viewmill.pipeline.manifest import SETTLED_S, open_trusted, read_columns, sidecars
-from viewmill.pipeline.recipe import CentreCrop, Recipe, View, weak
-from viewmill.pipeline.sieve import CELL
+from viewmill.pipeline.beton.manifest import SETTLED_S, open_trusted, read_columns, sidecars
+from viewmill.pipeline.beton.reader import (
+    ALLOCATION,
+    FIELD,
+    FIELD_TYPES,
+    HEADER,
+    JPEG,
+    RAW,
+    InvalidBeton,
+    Sample,
+    examine,
+    open_beton,
+)
+from viewmill.pipeline.beton.writer import write_beton
+from viewmill.pipeline.conversion.convert import convert
+from viewmill.pipeline.conversion.sieve import CELL
+from viewmill.pipeline.engines import libffcv
+from viewmill.pipeline.views.recipe import CentreCrop, Recipe, View, weak
 
 ROOM = 1 << 30  # address space that a mutant may take on top of what the interpreter and the libraries hold
 HANG_S = 30
@@ -538,7 +549,7 @@ def test_a_file_with_a_hole_of_gigabytes_is_refused_without_reading_it(tmp_path,
     program = """
 import resource, sys
 from pathlib import Path
-from viewmill.pipeline.beton import InvalidBeton, open_beton
+from viewmill.pipeline.beton.reader import InvalidBeton, open_beton
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 try:
     open_beton(Path(sys.argv[1]))
@@ -683,12 +694,12 @@ def test_an_eighth_of_a_jpeg_tells_of_its_damage_what_the_whole_tells(options):
     verdicts = Counter()
     for number in range(1_500):
         data = mutant(body, "eighth", number)
-        frame = native.jpeg_frame(data)
+        frame = libffcv.jpeg_frame(data)
         if frame is None or frame.width * frame.height > 1 << 22:
             continue
         size = {"height": frame.height, "width": frame.width}
-        whole = native.decodes(data, **size)
-        assert native.decodes(data, **size, eighths=1) == whole, f"mutant {number}"
+        whole = libffcv.decodes(data, **size)
+        assert libffcv.decodes(data, **size, eighths=1) == whole, f"mutant {number}"
         verdicts[whole] += 1
     assert min(verdicts[True], verdicts[False]) > 100
 
@@ -766,7 +777,7 @@ def test_a_shard_that_claims_any_size_gives_what_stands_before_and_the_fault(qui
     program = """
 import faulthandler, resource, sys
 from pathlib import Path
-from viewmill.pipeline.convert import convert
+from viewmill.pipeline.conversion.convert import convert
 faulthandler.dump_traceback_later(20, exit=True)
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 for path in sorted(Path(sys.argv[1]).glob("*.tar")):

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from viewmill.learner import architecture
+from viewmill.distributed import collectives
+from viewmill.methods.parts import Nearest, Ring
+from viewmill.methods.schedules import Moment
+from viewmill.methods.table import METHODS
 from viewmill.models.momentum import follow_, follower
 from viewmill.models.network import Batch, Network
-from viewmill.models.optimise import set_learning_rate_, sgd
-from viewmill.models.update import Late, Part, backward, start, update_
-from viewmill.objectives import gather, objective
 from viewmill.objectives import memory as memories
-from viewmill.objectives.methods import METHODS
-from viewmill.objectives.parts import Nearest, Ring
-from viewmill.objectives.schedules import Moment
+from viewmill.objectives import objective
 from viewmill.pipeline.loader import BetonLoader
-from viewmill.pipeline.recipe import RECIPES, Blur, Jitter, Recipe, View
+from viewmill.pipeline.views.recipe import RECIPES, Blur, Jitter, Recipe, View
+from viewmill.training.optimisers import set_learning_rate_, sgd
+from viewmill.training.state import architecture
+from viewmill.training.update import Late, Part, backward, start, update_
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -73,7 +74,9 @@ def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
             loss, scalars, pending = objective.loss(method, outputs, memory, images, moment, observe=number == 0)
             backward(loss, guard, Part(1, True))
             tell = (torch.zeros((), device=device), batch.valid_B.any())
-            verdict = update_(optimiser, guard, clip=1.0, scaled=dtype == torch.float16, rank=0, tell=tell, most=gather.most)
+            verdict = update_(
+                optimiser, guard, clip=1.0, scaled=dtype == torch.float16, rank=0, tell=tell, most=collectives.most
+            )
             told = late.bring(verdict.numbers())
             if target is not None:
                 follow_(target, model, momentum=0.99, sound=verdict.sound)

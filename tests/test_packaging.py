@@ -55,7 +55,7 @@ def test_the_installed_command_converts_from_another_folder(site, photos, tmp_pa
     done = run(site, tmp_path, "convert", str(photos), "photos.beton", "--workers", "2")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "photos.beton.json").exists()
-    where = [sys.executable, "-c", "import viewmill.pipeline.convert as c; print(c.__file__)"]
+    where = [sys.executable, "-c", "import viewmill.pipeline.conversion.convert as c; print(c.__file__)"]
     answer = subprocess.run(where, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True)
     assert answer.stdout.startswith(str(site))
 

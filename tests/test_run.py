@@ -20,11 +20,11 @@ from faults import TINY, figures, records, state
 from safetensors.torch import load_file
 
 from viewmill import run as program
-from viewmill.journal.log import Log
-from viewmill.models.precision import fastest
-from viewmill.objectives.methods import METHODS
-from viewmill.objectives.parts import Clusters, Nearest, Queue, Ring
+from viewmill.methods.parts import Clusters, Nearest, Queue, Ring
+from viewmill.methods.table import METHODS
 from viewmill.run import main
+from viewmill.training.log import Log
+from viewmill.training.precision import fastest
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {  # what makes a method fit 64 images

@@ -17,8 +17,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..models import encoders, weights
 from ..models.encoders import DESIGNS, ResNet, check_batch_norm
-from ..pipeline.recipe import IMAGENET_MEAN, IMAGENET_STD
-from ..resume import load_encoders
+from ..pipeline.views.recipe import IMAGENET_MEAN, IMAGENET_STD
+from ..training.resume import load_encoders
 
 RANDOM = "random"
 STEM = ("conv1", "bn1", "relu", "maxpool")

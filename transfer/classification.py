@@ -17,10 +17,10 @@ from ..console import counting
 from ..evaluation.features import Features, Shown, batches
 from ..evaluation.scores import score
 from ..evaluation.tasks import NOBODY, Task
-from ..pipeline.beton import Beton
+from ..pipeline.beton.reader import Beton
 from ..pipeline.loader import BetonLoader, ViewBatch
 from ..pipeline.loader import batches as loader_batches
-from ..pipeline.recipe import Recipe
+from ..pipeline.views.recipe import Recipe
 
 CONFUSION = 200  # classes: the matrix of more is left out of results.json
 

@@ -14,9 +14,9 @@ from typing import Any
 from PIL import Image
 
 from ..files.opening import LARGE, open_to_read, read_bytes, replacing
+from .cleaning import Notes, Raw, instances, is_number, lines, mirrored, note
 from .encodings import encoded, is_polygon
 from .lenient import cleaned_, one_each
-from .mending import Notes, Raw, instances, is_number, lines, mirrored, note
 from .scene import Category, Scene, SceneSet, Task, check_task, coco_masks
 
 Row = dict[str, Any]

@@ -8,13 +8,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..commands.transfer import Transfer
-from ..configs import FORMAT, config_of, recorded, settle_config, unlike
 from ..console import say
-from ..ending import Start, starting
+from ..distributed import rendezvous
 from ..errors import Refused, refusing
 from ..files.typed import check_settings
-from ..journal.signals import deferred
-from ..objectives import meeting
+from ..training.launch import Start, starting
+from ..training.run_config import FORMAT, config_of, recorded, settle_config, unlike
+from ..training.signals import deferred
 from .opened import check_objects, open_scenes
 from .precision import average_precision
 from .presets import JUDGED, PRESETS, Course, course_of
@@ -129,7 +129,7 @@ def describe(config: Transfer, course: Course, data: Data) -> tuple[dict[str, An
 
     From its first checkpoint on its beginning is history, and None here: the run it came from may have gone on, or be gone.
     """
-    from ..resume import begun
+    from ..training.resume import begun
     from . import backbone
 
     own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
@@ -174,7 +174,7 @@ def finished(config: Transfer, settings: dict[str, Any]) -> bool:
             say(f"{config.out} was complete already")
         return there
 
-    return meeting.current().of_main("complete", complete)
+    return rendezvous.current().of_main("complete", complete)
 
 
 def prepare(
@@ -215,7 +215,7 @@ def prepare(
     task = Detection(module, feed, data.test, config.task, config.out, accelerator)
     shared = {field.name for field in dataclasses.fields(Habits)} & {field.name for field in dataclasses.fields(config)}
     habits = Habits(**{name: getattr(config, name) for name in shared})
-    meeting.current().agree("configuration", lambda: settings | {"source": ""})
+    rendezvous.current().agree("configuration", lambda: settings | {"source": ""})
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
     job = prepared(task, course, habits, settings, accelerator, out=config.out)

@@ -22,7 +22,7 @@ from ..console import counting
 from ..errors import Failed
 from ..files.opening import replacing
 from .batches import Batch, Feed, one_by_one
-from .portrait import prediction_grid
+from .drawing import prediction_grid
 from .precision import Precision, average_precision
 from .presets import JUDGED
 from .scene import Found, Scene, SceneSet, coco_masks

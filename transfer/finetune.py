@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from ..commands.worth import Finetune
-from ..configs import FORMAT, recorded, settle_config
 from ..console import opening, say, table
 from ..datasets import open_images, told_apart
-from ..ending import starting
+from ..distributed import rendezvous
 from ..errors import Refused, refusing
 from ..files.typed import check_settings, read_json
-from ..journal.folder import read_config, write_json
-from ..journal.log import versions
-from ..journal.signals import deferred
-from ..objectives import meeting
+from ..training.launch import starting
+from ..training.log import versions
+from ..training.run_config import FORMAT, recorded, settle_config
+from ..training.run_folder import read_config, write_json
+from ..training.signals import deferred
 from .presets import Course
 from .results import Begun
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..evaluation.tasks import Task
-    from ..pipeline.beton import Beton
-    from ..pipeline.recipe import View
+    from ..pipeline.beton.reader import Beton
+    from ..pipeline.views.recipe import View
     from .loop import Job
 
 FREE = {
@@ -59,7 +59,7 @@ def finetune(config: Finetune) -> int:
             train, test = open_images(config.train), open_images(config.test)
         accelerator, ended = start.meet(lambda: told_of(config, train, test), precision=config.precision), start.ended
         from ..evaluation.classes import class_task
-        from ..pipeline.overlap import overlap, overlap_in_words
+        from ..pipeline.beton.overlap import overlap, overlap_in_words
         from .loop import train as train_
 
         asked = start.stack.enter_context(deferred())
@@ -105,7 +105,7 @@ def prepare(
 
     from ..evaluation.features import mild
     from ..pipeline.loader import BetonLoader
-    from ..pipeline.recipe import weak
+    from ..pipeline.views.recipe import weak
     from .classification import Classification, Classifier
     from .loop import Habits, prepared
 
@@ -140,7 +140,7 @@ def prepare(
     task = Classification(module, loader, test, shown_recipe, labels, config.smoothing, accelerator, protocol(settings))
     shared = {field.name for field in dataclasses.fields(Habits)} & {field.name for field in dataclasses.fields(config)}
     habits = Habits(**{name: getattr(config, name) for name in shared})
-    meeting.current().agree("configuration", lambda: settings | {"source": ""})
+    rendezvous.current().agree("configuration", lambda: settings | {"source": ""})
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
     job = prepared(task, course, habits, settings, accelerator, out=config.out)
@@ -166,8 +166,8 @@ def begin(config: Finetune) -> "tuple[nn.Module, View, str, str]":
     From the first checkpoint on the beginning is history: the run that it came from may have gone on since.
     """
     from ..models import weights
-    from ..pipeline.recipe import View
-    from ..resume import begun, load_encoders
+    from ..pipeline.views.recipe import View
+    from ..training.resume import begun, load_encoders
     from . import backbone
 
     path, earlier = Path(config.source), recorded(config.out) if begun(config.out) else {}

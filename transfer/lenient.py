@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .mending import Notes, note
+from .cleaning import Notes, note
 
 Row = dict[str, Any]
 AS_NUMBERS = "ids or sizes that are text or have a point, taken as what they say"

@@ -18,17 +18,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..checkpoint.writer import Writer, check_room
 from ..console import duration, say
-from ..ending import REASONS, Start, at_its_end, left_out, standing
+from ..distributed import collectives
 from ..errors import Failed, Unsound
-from ..journal.clock import Clock
-from ..learner import Learner, Settings
-from ..models import update
-from ..models.optimise import OPTIMISERS, set_learning_rate_
-from ..models.update import Late, Part, Statistics, Verdict
-from ..models.writer import Writer, check_room
-from ..objectives import gather
-from ..resume import is_sound, parts_of, restore_, save
+from ..training import update
+from ..training.display.clock import Clock
+from ..training.launch import REASONS, Start, at_its_end, left_out, standing
+from ..training.optimisers import OPTIMISERS, set_learning_rate_
+from ..training.resume import is_sound, parts_of, restore_, save
+from ..training.state import Learner, Settings
+from ..training.update import Late, Part, Statistics, Verdict
 from .presets import Course
 from .records import Journal, journalling
 
@@ -132,7 +132,7 @@ def take_step(job: Job, batch: Any, *, step: int, asked: int) -> tuple[dict[str,
         scaled=habits.precision == "fp16",
         rank=rank,
         tell=(torch.full_like(loss.detach(), asked), torch.ones_like(loss.detach())),
-        most=gather.most,
+        most=collectives.most,
     )
     return {"loss": loss.detach(), **scalars}, verdict
 
@@ -192,7 +192,7 @@ def train(job: Job, asked: Callable[[], int], start: Start) -> dict[str, Any]:
             raise Unsound(at_its_end(learner, step=step))
         writer.wait()
         journal.faults(lost := writer.take_faults(), step=step)
-        if not gather.of_main(writer.saved is not None and writer.saved.step == step):
+        if not collectives.of_main(writer.saved is not None and writer.saved.step == step):
             raise Failed(f"the checkpoint of step {step} could not be written: {'; '.join(lost)}; start again to continue")
         seconds = time.perf_counter() - clock.started
         journal.event("end", step=step, code=code, seconds=round(seconds, 3))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..models.rates import rate_at
+from ..training.learning_rate import rate_at
 
 # what is judged of each task, by the names that results have and as pycocotools calls it
 JUDGED: dict[str, dict[str, Literal["bbox", "segm", "keypoints"]]] = {

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..console import duration, say
 from ..errors import Failed
-from ..journal.clock import Clock
-from ..journal.log import Log
+from ..training.display.clock import Clock
+from ..training.log import Log
 
 LINE_EVERY_S = 10.0
 

@@ -7,9 +7,9 @@ from msgspec import Struct
 
 from ..console import opening, table
 from ..files.typed import read_json
-from ..journal.folder import write_json
-from ..journal.log import versions
-from ..pipeline.overlap import overlap_in_words, overlap_of_files
+from ..pipeline.beton.overlap import overlap_in_words, overlap_of_files
+from ..training.log import versions
+from ..training.run_folder import write_json
 from .scene import SceneSet
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ..files.opening import open_to_read, read_bytes, read_text
+from .cleaning import Notes, Raw, instances, lines
 from .encodings import of_mask
-from .mending import Notes, Raw, instances, lines
 from .scene import Category, Scene, SceneSet, Task, check_task, coco_masks
 
 NAMES = (

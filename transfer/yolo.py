@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..files.opening import open_to_read, read_text
+from .cleaning import Notes, lines, note
 from .coco import write_annotations
-from .mending import Notes, lines, note
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 

@@ -1,0 +1,1 @@
+"""What processes of one start have to do with one another: collectives, and where they agree without one."""

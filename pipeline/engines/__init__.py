@@ -1,0 +1,1 @@
+"""Engines: rows and a plan -> uint8 crops."""

@@ -1,0 +1,1 @@
+"""What a view is: recipe, plan, and the photometrics that execute it."""

@@ -1,0 +1,89 @@
+"""Which views a training has: its recipe, its engine, its loader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..commands import Train
+from ..console import say
+from ..distributed import rendezvous
+from ..methods.method import Method, candidate_count
+from ..methods.parts import Everything
+from ..methods.schedules import Moment
+from ..pipeline.views.recipe import RECIPES, Recipe, View
+from ..pipeline.views.recipe_file import recipe_of
+from .run_config import recorded
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ..pipeline.beton.reader import Beton
+    from ..pipeline.loader import BetonLoader
+
+
+def open_loader(config: Train, method: Method, beton: Beton, accelerator: Accelerator) -> BetonLoader:
+    """The loader of a training, with as many bank rows drawn for each step as the method asks for there."""
+    from ..pipeline.loader import BetonLoader
+    from ..pipeline.order import steps_per_epoch
+
+    if config.batch // accelerator.num_processes * method.online_views < 2:
+        raise ValueError(
+            f"a batch of {config.batch} over {accelerator.num_processes} processes leaves one view to each, and "
+            "batch norm nothing to average: raise --batch"
+        )
+    recipe, per_epoch = recipe_for(config, method), steps_per_epoch(len(beton), config.batch)
+
+    def candidates(step: int) -> int:
+        now = method.at(Moment(step, 0, per_epoch))
+        return candidate_count(now, len(beton))
+
+    return BetonLoader(
+        beton,
+        recipe,
+        batch=config.batch,
+        seed=config.seed,
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        engine_name=engine_of(config, beton, recipe, accelerator),
+        threads=config.threads,
+        placement=config.placement,
+        candidates=candidates,
+        per_image=isinstance(method.region, Everything) and not method.region.shared,
+    )
+
+
+def recipe_for(config: Train, method: Method) -> Recipe:
+    """The recipe that was asked for, or the method's own; raises ValueError where its views do not fit the method."""
+    own = RECIPES[method.recipe](config.size)
+    if not config.recipe:
+        return own
+    recipe = recipe_of(config.recipe, config.size)
+    counts, wanted = [[len(members) for members in made.groups] for made in (recipe, own)]
+    if counts != wanted:
+        raise ValueError(f"{config.method} takes views in groups of {wanted}; {config.recipe} makes groups of {counts}")
+    parts, wanted = [[channels for _, _, channels in made.tensors] for made in (recipe, own)]
+    if parts != wanted:
+        raise ValueError(f"{config.method} takes tensors of {wanted} channels; {config.recipe} makes {parts}")
+    return recipe
+
+
+def colours_of(view: View) -> dict[str, Any]:
+    """What an encoder has to be shown later: colour space and normalisation, as they stand in config.json."""
+    return {"space": view.space, "mean": list(view.mean), "std": list(view.std)}
+
+
+def engine_of(config: Train, beton: Beton, recipe: Recipe, accelerator: Accelerator) -> str:
+    """The engine that was asked for; for "auto" the one the run began with, or the fastest on the main process's machine."""
+    from ..pipeline.engines.speed import engine_speeds
+
+    def fastest() -> str:
+        if known := recorded(config.out).get("engine"):
+            return str(known)
+        options = {"device": accelerator.device, "threads": config.threads, "placement": config.placement}
+        speeds = engine_speeds(beton, recipe, **options)
+        say(f"engine {next(iter(speeds))}; images/s: {', '.join(f'{name} {speed:,.0f}' for name, speed in speeds.items())}")
+        return next(iter(speeds))
+
+    chosen = rendezvous.current().of_main("engine", fastest if config.engine == "auto" else lambda: config.engine)
+    return chosen if config.engine == "auto" else config.engine

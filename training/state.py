@@ -1,0 +1,251 @@
+"""What learns: network, momentum encoder, optimiser and memory, built from a configuration; its forward pass, its update."""
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ..distributed import collectives
+from ..evaluation import online
+from ..evaluation.labels import Dense, dense
+from ..methods.method import Method
+from ..methods.schedules import Moment
+from ..methods.terms import BoundedGaussian, FixedGaussian, VonMisesFisher
+from ..models import weights
+from ..models.encoders import check_batch_norm
+from ..models.heads import Outputs
+from ..models.momentum import average_, averaged, follow_, follower, momentum_at
+from ..models.network import Architecture, Batch, Network, compiled_
+from ..models.timm_encoders import check_size
+from ..objectives import memory as memories
+from ..objectives.memory import Memory
+from ..pipeline.beton.reader import Beton
+from ..pipeline.loader import ViewBatch
+from . import update
+from .optimisers import OPTIMISERS
+from .update import Verdict
+
+Settings = dict[str, Any]  # a run's config.json
+
+HEADS = {FixedGaussian: "fixed", BoundedGaussian: "bounded", VonMisesFisher: "von-mises-fisher"}
+
+
+class Learner(NamedTuple):
+    """Everything that a training step changes."""
+
+    model: nn.Module
+    target: Network | None
+    average: Network | None
+    """The moving average of the weights, where one was asked for."""
+    optimiser: torch.optim.Optimizer
+    memory: Memory
+    guard: update.Guard
+    statistics: update.Statistics
+    watcher: dict[str, torch.Tensor]
+    """State of the online probe; empty where there is none."""
+    settings: Settings
+    label_N: torch.Tensor | None
+    """Classes of the images, where they have some, from 0 without gaps: logged beside the negatives, never trained on."""
+    number_C: torch.Tensor | None = None
+    """The numbers that these classes have in the file."""
+
+    @property
+    def network(self) -> Network:
+        """The network itself, without what accelerate has put around it."""
+        return getattr(self.model, "module", self.model)  # pyright: ignore[reportReturnType]
+
+
+def architecture(settings: Settings, method: Method, *, recompute: bool = False) -> Architecture:
+    """The network that a method asks for, in the sizes of a configuration."""
+    return Architecture(
+        encoder=settings["encoder"],
+        width=settings["width"],
+        size=settings["size"],
+        hidden=settings["hidden"],
+        out=settings["embedding"],
+        views=method.network,
+        head=None if method.head is None else (HEADS[type(method.head)], dataclasses.astuple(method.head)),
+        on_embedding=method.samples_embedding,
+        predictor=method.predicts,
+        decode_other=method.decodes_other,
+        decode_own=method.decodes_own,
+        seed=settings["seed"],
+        batch_norm=settings["batch_norm"],
+        recompute=recompute,
+    )
+
+
+class Built(NamedTuple):
+    """A learner as its seed makes it, and which weights it was given instead, in words; "" for none."""
+
+    learner: Learner
+    given: str
+
+
+def build(
+    settings: Settings,
+    method: Method,
+    beton: Beton,
+    accelerator: Accelerator,
+    *,
+    sides: Iterable[int] = (),
+    init: Path | None = None,
+    recompute: bool = False,
+    compiled: bool = False,
+    agreed: Callable[[], None] = lambda: None,
+) -> Built:
+    """Everything that learns, as its seed makes it, but for weights read from `init`; `sides` are those of all its views.
+
+    `agreed` returns once all processes have come so far: from there on they meet in collectives.
+
+    Raises ValueError where something does not fit: sizes, weights, kinds of batch norm.
+    """
+    check_batch_norm(settings["batch_norm"], accelerator.device.type)
+    made, given = network(settings, recompute=recompute), ""
+    for side in set(sides) - {settings["size"]}:
+        for half in getattr(made.encoder, "halves", [made.encoder]):
+            check_size(half, side)
+    if init is not None:
+        read = weights.initialise_(made, init)
+        left = f"; at random: {', '.join(sorted({name.split('.')[0] for name in read.left}))}" if read.left else ""
+        given = f"{read.loaded} tensors of {read.source}{left}"
+    target = None if method.target is None else follower(made).to(accelerator.device)
+    average = averaged(made).to(accelerator.device) if settings["ema"] else None
+    for part in (made, target) if compiled else ():
+        if part is not None:
+            compiled_(part, accelerator.device)
+    make = OPTIMISERS[settings["optimiser"]]
+    agreed()
+    model = accelerator.prepare(made)
+    # not prepared by accelerate, whose wrapper asks the host after each update whether the scaler has left it out
+    optimiser = make(made, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
+    sizes = {"rows": settings["rows"], "batch": settings["batch"], "dimension": settings["embedding"]}
+    labels = dense(torch.from_numpy(beton.label_N.astype("int64")).to(accelerator.device))
+    learner = Learner(
+        model,
+        target,
+        average,
+        optimiser,
+        memory=memories.start(method, **sizes, seed=settings["seed"], device=accelerator.device),
+        guard=update.start(scaled=settings["precision"] == "fp16", device=accelerator.device),
+        statistics=update.Statistics((made, target)),
+        watcher=_watcher(settings, made, labels, accelerator.device),
+        settings=settings,
+        label_N=labels.label_N if len(labels.number_C) else None,
+        number_C=labels.number_C,
+    )
+    return Built(learner, given)
+
+
+def network(settings: Settings, *, recompute: bool = False) -> Network:
+    """The network that a configuration describes, with the weights of its seed."""
+    torch.manual_seed(settings["seed"])
+    made_of = dict(settings["architecture"])
+    if made_of["head"] is not None:  # JSON knows no tuples
+        made_of["head"] = (made_of["head"][0], tuple(made_of["head"][1]))
+    return Network(Architecture(**made_of, recompute=recompute))
+
+
+def _watcher(settings: Settings, made: Network, labels: Dense, device: torch.device) -> dict[str, torch.Tensor]:
+    """What watches the features; nothing where there are fewer than two classes to tell apart, or too many."""
+    classes = len(labels.number_C)
+    if not settings["online"] or classes < 2 or online.too_large(made.features, classes):
+        return {}
+    return online.start(made.features, classes, device=device)
+
+
+def seed_step(settings: Settings, moment: Moment) -> None:
+    """Make torch's own random numbers (drop path, dropout) a function of seed, step and rank: no state to save."""
+    key = f"{settings['seed']} {moment.step} {collectives.rank()}"
+    torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1)
+
+
+def forward(learner: Learner, method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator) -> Outputs:
+    """The outputs of a batch: by the network that learns, and by the momentum encoder of the views that are keys."""
+    with autocast(accelerator):
+        seen = Batch(_views(batch, range(method.online_views), method), batch.row_B, moment.step)
+        outputs = learner.model(seen)
+        if learner.target is not None:
+            shown = Batch(_views(batch, method.target_views, method), batch.row_B, moment.step, method.target_views)
+            with torch.no_grad():
+                if learner.settings["batch_norm"] == "shuffled":
+                    keys_VBD = _shuffled(learner.target, shown, seed=learner.settings["seed"])
+                else:
+                    keys_VBD = learner.target(shown).embedding_VBD
+            outputs = outputs._replace(target_VBD=keys_VBD)
+    return outputs
+
+
+def autocast(accelerator: Accelerator) -> contextlib.AbstractContextManager[Any]:
+    """accelerate's own, but for fp16 on a CPU, where it has none."""
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        return torch.autocast("cpu", torch.float16)
+    return accelerator.autocast()
+
+
+def _views(batch: ViewBatch, which: Sequence[int], method: Method) -> tuple[torch.Tensor, ...]:
+    """These views of a batch; of halves and patches, which are tensors of their own, all."""
+    if method.network != "shared" or len(which) * len(batch.row_B) == len(batch.views[0]):
+        return batch.views
+    views = batch.views[0].split(len(batch.row_B))
+    return (torch.cat([views[index] for index in which]) if len(which) > 1 else views[which[0]],)
+
+
+def _shuffled(target: Network, batch: Batch, *, seed: int) -> torch.Tensor:
+    """[V, B, D]: keys of a batch, each process having encoded images of all of them (arXiv 1911.05722, section 3.3).
+
+    Otherwise batch norm tells query and key by the statistics that they share, and the loss falls without learning.
+    """
+    images = len(batch.row_B)
+    order = torch.randperm(images * collectives.world(), generator=torch.Generator().manual_seed(seed + batch.step))
+    order = order.to(batch.row_B.device)
+    own = slice(collectives.rank() * images, (collectives.rank() + 1) * images)
+    views = tuple(
+        collectives.everyone(view.unflatten(0, (-1, images)))[:, order[own]]
+        .flatten(0, 1)
+        .contiguous(memory_format=torch.channels_last)
+        for view in batch.views
+    )
+    row_B = collectives.gather(batch.row_B).flatten()[order[own]]
+    encoded_VBD = target(batch._replace(views=views, row_B=row_B)).embedding_VBD
+    return collectives.everyone(encoded_VBD)[:, order.argsort()[own]]
+
+
+def advance_(learner: Learner, method: Method, moment: Moment, *, tell: Sequence[torch.Tensor]) -> Verdict:
+    """Update the weights, and let the momentum encoder and the average follow."""
+    settings = learner.settings
+    verdict = update.update_(
+        learner.optimiser,
+        learner.guard,
+        clip=settings["clip"],
+        scaled=settings["precision"] == "fp16",
+        rank=collectives.rank(),
+        tell=tell,
+        most=collectives.most,
+    )
+    if learner.target is not None and method.target is not None:
+        momentum = momentum_at(moment.step, steps=moment.steps, value=method.target.value, rising=method.target.rising)
+        follow_(learner.target, learner.network, momentum=momentum, sound=verdict.sound)
+    if learner.average is not None:
+        done = moment.step // settings["accumulate"]
+        average_(learner.average, learner.network, update=done, momentum=settings["ema"], sound=verdict.sound)
+    return verdict
+
+
+@torch.no_grad()
+def watch_(
+    learner: Learner, outputs: Outputs, batch: ViewBatch, moment: Moment, *, observe: bool
+) -> dict[str, torch.Tensor]:
+    """Let the online probe see the first view's features; what it makes of them where it is to `observe`."""
+    if not learner.watcher or learner.label_N is None:
+        return {}
+    feature_BF = collectives.everyone(outputs.mean_VBF[:1].detach())[0]
+    row_B, valid_B = (collectives.gather(part).flatten() for part in (batch.row_B, batch.valid_B))
+    label_B = learner.label_N[row_B]
+    return online.watch_(learner.watcher, feature_BF, label_B, valid_B, row_B, step=moment.step, observe=observe)
