@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..commands import Bench
 from ..console import answer, say, table
 from ..errors import Refused
 from ..methods.parts import Everything, Nearest, Region, Ring
@@ -27,6 +26,7 @@ from ..objectives.ranking import Ranking
 from ..objectives.regions import Offered, gathered, positions, select, window
 from ..pipeline.order import candidates
 from ..pipeline.threads import usable_cores
+from ..settings import Bench
 from ..training.log import hardware, versions
 from .report import Rounds, ratios
 

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..commands import Bench
 from ..console import answer, say, table
 from ..errors import refusing
 from ..pipeline.beton.reader import JPEG, Beton, open_beton
@@ -28,6 +27,7 @@ from ..pipeline.loader import BetonLoader
 from ..pipeline.threads import usable_cores
 from ..pipeline.views.plan import draw
 from ..pipeline.views.recipe import RECIPES, Recipe, View
+from ..settings import Bench
 from ..training.log import hardware, versions
 from .peers import PEERS, Contender, Data, extract
 from .report import Rounds, check_picture, picture, ratios

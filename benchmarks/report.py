@@ -3,8 +3,8 @@
 import statistics
 from pathlib import Path
 
-from ..commands import Bench
 from ..files.opening import check_output, replacing
+from ..settings import Bench
 
 PICTURES = (".png", ".svg", ".pdf")
 """Endings of the file that `picture` writes."""

@@ -19,23 +19,26 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..commands import Bench
+from ..checkpoint.writer import Writer
 from ..console import answer, say, table
-from ..datasets import open_images
 from ..errors import Refused
 from ..files.opening import open_to_read, read_text
 from ..pipeline import factors
 from ..pipeline.beton.reader import Beton, open_beton
 from ..pipeline.conversion.convert import convert
+from ..pipeline.datasets import open_images
 from ..pipeline.engines.engine import choose
 from ..pipeline.loader import batches
 from ..pipeline.threads import usable_cores
+from ..settings import Bench
 from ..training.log import hardware, versions
+from ..training.resume import facts_of, parts_of, restore_
+from ..training.state import advance_, forward, seed_step, watch_
 from . import launched
 from .launched import WALKTHROUGH, described
 from .measured import Measured
 from .pipeline import first_rows
-from .prepared import Engine, clock, opened, step
+from .prepared import clock, opened, step
 
 LARGE = {"width": 64, "size": 224, "batch": 32}
 """ResNet-18 as it is, in batches that a CPU trains in seconds."""
@@ -62,7 +65,7 @@ class Fed(NamedTuple):
 FED = (Fed(WALKTHROUGH, 2048, 48, block=5, pairs=4, least=0.95), Fed(LARGE, 512, 256, block=1, pairs=2, least=0.97))
 
 
-def bench(config: Bench, engine: Engine) -> int:
+def bench(config: Bench) -> int:
     """Measure, print a JSON line for each as soon as it is known, then a table."""
     if config != Bench("step", data=config.data, threads=config.threads, repeats=config.repeats, json=config.json):
         raise Refused("steps are measured at sizes of their own: take only a file, --repeats, --threads and --json")
@@ -71,7 +74,7 @@ def bench(config: Bench, engine: Engine) -> int:
     shared = {"hardware": hardware(), "versions": versions(), "threads": threads}
     rows = []
     with tempfile.TemporaryDirectory(prefix="viewmill-bench-") as folder:
-        for measured in measurements(config, engine, Path(folder)):
+        for measured in measurements(config, Path(folder)):
             answer(json.dumps(measured.line() | shared))
             rows.append(measured.row())
     if not config.json:
@@ -79,7 +82,7 @@ def bench(config: Bench, engine: Engine) -> int:
     return 0
 
 
-def measurements(config: Bench, engine: Engine, folder: Path) -> Iterator[Measured]:
+def measurements(config: Bench, folder: Path) -> Iterator[Measured]:
     """All of them, one after the other."""
     name, repeats = choose("auto"), config.repeats
     fixed = {"engine": name, "threads": config.threads}
@@ -95,16 +98,16 @@ def measurements(config: Bench, engine: Engine, folder: Path) -> Iterator[Measur
     yield from launched.options(small.path, folder, name, repeats=repeats)
     yield from launched.help_time(repeats=repeats)
     for fed, beton in zip(FED, data, strict=True):
-        with opened(engine, beton, folder, **fed.settings, **fixed) as job:
-            yield loader_price(engine, job, fed, repeats=repeats)
-    with opened(engine, small, folder, **WALKTHROUGH, **fixed, ema=0.99) as job:
-        yield from additions(engine, job, repeats=repeats)
-        yield from stall(engine, job, repeats=repeats)
+        with opened(beton, folder, **fed.settings, **fixed) as job:
+            yield loader_price(job, fed, repeats=repeats)
+    with opened(small, folder, **WALKTHROUGH, **fixed, ema=0.99) as job:
+        yield from additions(job, repeats=repeats)
+        yield from stall(job, repeats=repeats)
     bank = {"method": "ir", **WALKTHROUGH, **fixed}
-    with opened(engine, first_rows(small, BANK_ROWS), folder, **bank) as job:
-        yield from stall(engine, job, repeats=repeats)
+    with opened(first_rows(small, BANK_ROWS), folder, **bank) as job:
+        yield from stall(job, repeats=repeats)
         saved = job.config.out
-    yield restoring(engine, small, folder, saved, bank, repeats=repeats)
+    yield restoring(small, folder, saved, bank, repeats=repeats)
 
 
 def rendered(folder: Path, count: int, side: int) -> Beton:
@@ -114,14 +117,14 @@ def rendered(folder: Path, count: int, side: int) -> Beton:
     return open_beton(target)
 
 
-def loader_price(engine: Engine, job: Any, fed: Fed, *, repeats: int) -> Measured:
+def loader_price(job: Any, fed: Fed, *, repeats: int) -> Measured:
     """Throughput of steps that the loader feeds, over that of the same steps on batches that lie in memory already."""
     device, found = job.accelerator.device, []
     ahead = 2 if device.type == "cuda" else 0  # batches that a GPU's loader has milled while it was not asked
 
     def steps(source: Iterable[Any]) -> None:
         for batch in islice(source, fed.block):
-            step(engine, job, batch)
+            step(job, batch)
 
     with closing(batches(job.loader, start=0, stop=10**9)) as milled:
         kept = list(islice(milled, fed.block))
@@ -138,18 +141,18 @@ def loader_price(engine: Engine, job: Any, fed: Fed, *, repeats: int) -> Measure
     return Measured(name, "times", found, least=fed.least, note=note)
 
 
-def additions(engine: Engine, job: Any, *, repeats: int) -> Iterator[Measured]:
+def additions(job: Any, *, repeats: int) -> Iterator[Measured]:
     """What the engine does in a step beside forward, backward and a bare update, each timed after a real step."""
     learner, method, moment, accelerator = job.learner, job.method, job.moment(0), job.accelerator
     plain, optimiser = learner._replace(average=None), learner.optimiser
     with closing(batches(job.loader, start=0, stop=1)) as source:
         batch = next(source)
-    outputs = engine.forward(learner, method, batch, moment, accelerator)
+    outputs = forward(learner, method, batch, moment, accelerator)
     gradients = [(p, torch.randn_like(p)) for p in learner.network.parameters() if p.requires_grad]
 
     def update(whose: Any) -> None:
         tell = (torch.zeros((), device=accelerator.device), batch.valid_B.any())
-        engine.advance_(whose, method, moment, tell=tell)
+        advance_(whose, method, moment, tell=tell)
 
     def bare() -> None:
         optimiser.step()
@@ -160,20 +163,20 @@ def additions(engine: Engine, job: Any, *, repeats: int) -> Iterator[Measured]:
         learner.statistics.mend_()
 
     def probe(observe: bool) -> None:
-        engine.watch_(learner, outputs, batch, moment, observe=observe)
+        watch_(learner, outputs, batch, moment, observe=observe)
 
     contenders: dict[str, Callable[[], Any]] = {
         "bare update": bare,
         "guarded update": lambda: update(plain),
         "guarded update with moving average": lambda: update(learner),
         "running statistics kept": statistics,
-        "seed of the step": lambda: engine.seed_step(learner.settings, moment),
+        "seed of the step": lambda: seed_step(learner.settings, moment),
         "online probe": lambda: probe(False),
         "online probe, observed": lambda: probe(True),
     }
     rounds, names = [], list(contenders)
     for turn in range(-1, ROUNDS * repeats):
-        found = {"step": clock(lambda: step(engine, job, batch, plain), accelerator.device)}
+        found = {"step": clock(lambda: step(job, batch, plain), accelerator.device)}
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             for parameter, gradient in gradients:
                 parameter.grad = gradient
@@ -191,18 +194,18 @@ def additions(engine: Engine, job: Any, *, repeats: int) -> Iterator[Measured]:
         yield Measured(f"what is added to a step: {name}", "ms", [1e3 * found for found in differences], note=note)
 
 
-def stall(engine: Engine, job: Any, *, repeats: int) -> Iterator[Measured]:
+def stall(job: Any, *, repeats: int) -> Iterator[Measured]:
     """How long the loop stands still for a checkpoint, none being under way, and its share of the time between two."""
     learner, accelerator, waits, steps = job.learner, job.accelerator, [], []
     with closing(batches(job.loader, start=0, stop=1)) as source:
         batch = next(source)
-    with engine.writer(job.config.out / "checkpoints") as writer:
+    with Writer(job.config.out / "checkpoints") as writer:
 
         def submit(number: int) -> None:
-            writer.submit(number, engine.parts_of(learner), engine.facts_of(learner, accelerator, step=number))
+            writer.submit(number, parts_of(learner), facts_of(learner, accelerator, step=number))
 
         for turn in range(repeats + 1):
-            steps.append(clock(lambda: step(engine, job, batch), accelerator.device))
+            steps.append(clock(lambda: step(job, batch), accelerator.device))
             waits.append(clock(lambda number=turn + 1: submit(number), accelerator.device))
             writer.wait()
         if faults := writer.take_faults():
@@ -214,25 +217,25 @@ def stall(engine: Engine, job: Any, *, repeats: int) -> Iterator[Measured]:
     yield Measured(f"{name}, of the time between two", "%", [100 * w / apart for w in waits[1:]], most=1, note=note)
 
 
-def restoring(engine: Engine, data: Beton, folder: Path, saved: Path, settings: dict[str, Any], *, repeats: int) -> Measured:
+def restoring(data: Beton, folder: Path, saved: Path, settings: dict[str, Any], *, repeats: int) -> Measured:
     """Seconds in which a new process has read, verified and taken over the newest checkpoint of the run in `saved`."""
     found = []
     for turn in range(repeats):
         say(f"restoring, {turn + 1} of {repeats}")
         forget(saved / "checkpoints")
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-            found.append(fresh.submit(restored, engine, data.path, BANK_ROWS, folder, saved, settings).result())
+            found.append(fresh.submit(restored, data.path, BANK_ROWS, folder, saved, settings).result())
     latest = saved / "checkpoints" / read_text(saved / "checkpoints" / "latest").strip()
     size = sum(file.stat().st_size for file in latest.iterdir()) / 1e6
     note = f"new process, from the disk, {size:,.0f} MB"
     return Measured(f"resume with a bank of {BANK_ROWS:,} x 128", "s", found, most=10, note=note)
 
 
-def restored(engine: Engine, data: Path, rows: int, folder: Path, saved: Path, settings: dict[str, Any]) -> float:
+def restored(data: Path, rows: int, folder: Path, saved: Path, settings: dict[str, Any]) -> float:
     """Seconds of restoring in this process."""
-    with opened(engine, first_rows(open_beton(data), rows), folder, **settings) as job:
+    with opened(first_rows(open_beton(data), rows), folder, **settings) as job:
         started = time.perf_counter()
-        there = engine.restore_(saved, job.learner)
+        there = restore_(saved, job.learner)
         seconds = time.perf_counter() - started
     if there.step == 0 or there.passed_over:
         raise RuntimeError(f"{saved} was not restored: {there}")

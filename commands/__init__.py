@@ -1,48 +1,11 @@
-"""The commands and their settings: one frozen dataclass each. No torch here, so that `--help` is instant."""
+"""What each command does: one file a command, with a function of its name. Most load torch, so none before it is called."""
 
-from .data import Convert, Inspect, Split, Subset
-from .export import Export
-from .report import Report
-from .study import Study
-from .training import Bench, Demo, Doctor, Methods, Train
-from .transfer import Transfer
-from .worth import Embed, Evaluate, Finetune
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
-Command = (
-    Demo
-    | Convert
-    | Inspect
-    | Subset
-    | Split
-    | Methods
-    | Train
-    | Evaluate
-    | Finetune
-    | Transfer
-    | Embed
-    | Export
-    | Report
-    | Study
-    | Bench
-    | Doctor
-)
 
-__all__ = [
-    "Bench",
-    "Command",
-    "Convert",
-    "Demo",
-    "Doctor",
-    "Embed",
-    "Evaluate",
-    "Export",
-    "Finetune",
-    "Inspect",
-    "Methods",
-    "Report",
-    "Split",
-    "Study",
-    "Subset",
-    "Train",
-    "Transfer",
-]
+def body_of(command: Any) -> Callable[[Any], int]:
+    """The function that takes these settings and returns the exit code: `train` of train.py for `Train`, and so on."""
+    name = type(command).__name__.lower()
+    return getattr(import_module(f".{name}", __package__), name)

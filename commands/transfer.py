@@ -1,112 +1,244 @@
-"""The command that fine-tunes a detector."""
+"""`viewmill transfer`: an encoder becomes a detector, is fine-tuned, and is measured on images that it has not seen."""
 
 import dataclasses
-from pathlib import Path
-from typing import Literal
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import tyro
+from ..console import say
+from ..distributed import rendezvous
+from ..errors import Refused, refusing
+from ..files.typed import check_settings
+from ..settings.transfer import Transfer
+from ..training.launch import Start, starting
+from ..training.run_config import FORMAT, config_of, recorded, settle_config, unlike
+from ..training.signals import deferred
+from ..transfer.opened import check_objects, open_scenes
+from ..transfer.precision import average_precision
+from ..transfer.presets import JUDGED, PRESETS, Course, course_of
+from ..transfer.results import plan, show, write_results
+from ..transfer.scene import SceneSet, check_sizes
 
-from .ranges import (
-    Anchor,
-    Decay,
-    Features,
-    Freeze,
-    FromOne,
-    FromTwo,
-    FromZero,
-    Norm,
-    Pixels,
-    PositiveRate,
-    Seed,
-    Share,
-    Size,
-    Threads,
-    Timeout,
-    Width,
-)
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ..transfer.backbone import Beginning
+    from ..transfer.detectors import Design
+    from ..transfer.loop import Job
+
+# what does not make a run another one: where things lie, and how a start of it goes about its work
+FREE = {"source", "train", "test", "out", "train_images", "test_images", "threads", "timeout", "max_masked"}
+FREE |= {"checkpoint_every", "keep", "log_every"}
+MAY_DIFFER = ("source", "train", "test", "train_images", "test_images", "threads")  # between the processes of one start
 
 
-@dataclasses.dataclass(frozen=True)
-class Transfer:
-    """Fine-tune a detector on an encoder and measure it: boxes, masks or keypoints; the same command again continues."""
+class Data(NamedTuple):
+    """What is learnt from, and what is measured on, with the same classes."""
 
-    source: tyro.conf.Positional[str]
-    """What to begin with: a run, a .safetensors file of an encoder (torchvision, timm, MoCo), or random."""
-    train: Path
-    """Annotations to learn from: a COCO file, or a list of Pascal VOC as FOLDER/SPLIT (VOCdevkit/trainval)."""
-    test: Path
-    """Annotations to be measured on, of the same classes."""
-    out: Path
-    """Folder for checkpoints, log, results.json, detections.json and predictions.png."""
-    train_images: Path | None = None
-    """Folder of the training images, where the annotations do not say."""
-    test_images: Path | None = None
-    """Folder of the test images, where the annotations do not say."""
-    task: Literal["detection", "segmentation", "keypoints"] = "detection"
-    """Boxes alone (Faster R-CNN), with masks (Mask R-CNN), or with keypoints (Keypoint R-CNN)."""
-    detector: Literal["fpn", "c4"] = "fpn"
-    """On a pyramid of all stages, or on the third stage's map with the fourth as head of each region."""
-    encoder: str = "resnet18"
-    """Of a file or at random: resnet18, resnet34 or resnet50. A run knows its own."""
-    width: Width = 64
-    """Of a file or at random: channels of the first stage."""
-    size: Size = 224
-    """Of a file or at random: px the encoder was made for; up to 64 the stem is the small one, of stride 1."""
-    ema: bool = False
-    """The moving average of a run's weights, instead of the weights themselves."""
-    freeze: Freeze = 0
-    """How many parts of the encoder stay as they are: 0 none, 1 the stem, 2 the first stage too, ... 5 all of it."""
-    norm: Literal["frozen", "local", "synchronised"] = "frozen"
-    """Batch norm of what learns: trained statistics for good, each process's own images, or all images (on GPUs)."""
-    extra_norm: bool = False
-    """New batch norms in pyramid and heads, or after the fourth stage (MoCo's appendix)."""
-    schedule: Literal["coco-1x", "coco-2x", "voc-24k"] = "coco-1x"
-    """Steps, drops of the learning rate, warm-up and sizes of the images."""
-    steps: FromZero = 0
-    """Another length: drops and warm-up stand at the same shares; 0 for the schedule's own."""
-    batch: FromZero = 0
-    """Images of a step over all processes; 0 for the schedule's own (16)."""
-    learning_rate: PositiveRate | None = None
-    """Another learning rate than the schedule's (.02)."""
-    scale_rate: bool = False
-    """Multiply the learning rate by batch / 16 (the linear rule)."""
-    warmup: FromZero | None = None
-    """Steps over which the learning rate rises, instead of the schedule's."""
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    """What turns gradients into updates."""
-    weight_decay: Decay = 1e-4
-    """Weight decay, of matrices and filters only."""
-    clip: Norm = 0.0
-    """Largest norm of an update's gradients; 0 for no limit."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision; "no" is float32."""
-    side: Pixels = 0
-    """Px of the shorter side of test images, and of training images without --sides; 0 for the schedule's own."""
-    sides: tuple[Anchor, ...] = ()
-    """Px of the shorter side of a training image: one of these is drawn."""
-    longest: Pixels = 0
-    """Px of the longer side at most; 0 for 5/3 of --side, or the schedule's own."""
-    flip: Share = 0.5
-    """Probability that a training image is mirrored."""
-    anchors: tuple[Anchor, ...] = ()
-    """Px of the anchors' sides: five for fpn, any number for c4; none for eight strides of each level, or Detectron2's."""
-    channels: Features = 256
-    """Of pyramid and heads."""
-    hidden: Features = 1024
-    """Features of a region in the boxes' head of fpn."""
-    regions: Features = 512
-    """Of each image that the heads learn from."""
-    seed: Seed = 0
-    """Seed of heads, order, flips and regions."""
-    checkpoint_every: FromOne = 1000
-    """Steps between checkpoints."""
-    keep: FromTwo = 2
-    """How many of the newest checkpoints stay."""
-    log_every: FromOne = 20
-    """Steps between records of the log."""
-    threads: Threads = 0
-    """Threads that decode images; 0 for every usable core."""
-    max_masked: FromOne = 20
-    """How many updates in a row may be left out because something was not finite, before the run stops."""
-    timeout: Timeout = 1800
-    """Seconds that processes wait for one another."""
+    train: SceneSet
+    test: SceneSet
+
+
+def transfer(config: Transfer) -> int:
+    """Fine-tune a detector, or continue, and measure it; returns the exit code, which also stands in OUT/exit.json."""
+    with starting(config.out, timeout=config.timeout) as start:
+        with refusing():
+            check_settings(config)
+            course = course_of(
+                config.schedule,
+                steps=config.steps,
+                batch=config.batch,
+                learning_rate=config.learning_rate,
+                scale_rate=config.scale_rate,
+                warmup=config.warmup,
+            )
+            data = open_data(config)
+        accelerator, ended = start.meet(lambda: told_of(config, data), precision=config.precision), start.ended
+        asked = start.stack.enter_context(deferred())
+        with refusing():
+            settings, beginning = describe(config, course, data)
+            complete = finished(config, settings)
+            job = None if complete else prepare(config, course, data, settings, beginning, accelerator)
+        if job is None:
+            ended |= {"code": 0, "step": course.steps, "steps": course.steps, "reason": "done"}
+        else:
+            ended |= run(config, job, settings, data, asked, start)
+        if ended["code"] == 0 and accelerator.is_main_process:
+            with refusing():
+                show(config.out)
+    return ended["code"]
+
+
+def told_of(config: Transfer, data: Data) -> dict[str, Any]:
+    """What every process must have been started with: all but where things lie on its machine."""
+    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_DIFFER}
+    sets = {"train_fingerprint": data.train.fingerprint, "test_fingerprint": data.test.fingerprint}
+    return {"command": "transfer", **own, **sets}
+
+
+def open_data(config: Transfer) -> Data:
+    """Both sets; raises ValueError for what cannot be read, be told apart by the same classes, or be judged."""
+    train = open_scenes(config.train, config.train_images, task=config.task)
+    test = open_scenes(config.test, config.test_images, task=config.task, categories=train.categories)
+    if config.task == "keypoints" and train.keypoints != test.keypoints:
+        raise ValueError(f"{config.train} and {config.test} have other keypoints: they must be the same, in the same order")
+    check_objects(train, config.train, task=config.task, use="learn")
+    check_objects(test, config.test, task=config.task, use="be measured on")
+    for kind in JUDGED[config.task].values():
+        average_precision(test, (), kind=kind)  # what it refuses must not be refused after days of training
+    if not (config.out / "config.json").exists() and os.environ.get("RANK", "0") == "0":
+        for part in (train, test):
+            check_sizes(part.scenes)
+    return Data(train, test)
+
+
+def design_of(config: Transfer, data: Data, made_of: dict[str, Any]) -> "Design":
+    """The detector that is asked for, for the images that its encoder knows."""
+    from ..transfer.detectors import Design
+
+    preset = PRESETS[config.schedule]
+    side = config.side or preset.side
+    return Design(
+        task=config.task,
+        kind=config.detector,
+        classes=len(data.train.categories),
+        keypoints=len(data.train.keypoints) if config.task == "keypoints" else 0,
+        side=side,
+        longest=config.longest or (round(side * 5 / 3) if config.side else preset.longest),
+        mean=tuple(made_of["mean"]),
+        std=tuple(made_of["std"]),
+        anchors=config.anchors,
+        channels=config.channels,
+        hidden=config.hidden,
+        regions=config.regions,
+        norm=config.norm,
+        extra_norm=config.extra_norm,
+        freeze=config.freeze,
+    )
+
+
+def sides_of(config: Transfer) -> tuple[int, ...]:
+    """The sides that training images may have."""
+    return config.sides or ((config.side,) if config.side else PRESETS[config.schedule].sides)
+
+
+def describe(config: Transfer, course: Course, data: Data) -> tuple[dict[str, Any], "Beginning | None"]:
+    """What makes a fine-tuning this one, as it stands in config.json, and what it begins with.
+
+    From its first checkpoint on its beginning is history, and None here: the run it came from may have gone on, or be gone.
+    """
+    from ..training.resume import begun
+    from ..transfer import backbone
+
+    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    source, beginning = backbone.place_of(config.source), None
+    if begun(config.out):
+        earlier = recorded(config.out)
+        if earlier.get("command") != "transfer":
+            raise Refused(f"{config.out} holds a run of another kind: choose another --out")
+        begins = {name: earlier[name] for name in ("init", "given", "made_of")}
+        with suppress(ValueError):
+            if backbone.fingerprint(config.source) != earlier["init"]:
+                say(f"{config.source} has other weights by now: this goes on with those that it began with")
+    else:
+        options = {"encoder": config.encoder, "width": config.width, "size": config.size, "ema": config.ema}
+        beginning = backbone.begin(config.source, seed=config.seed, **options)
+        begins = {"init": backbone.fingerprint(config.source), "given": beginning.given, "made_of": beginning.made_of}
+    described = {
+        "format": FORMAT,
+        "command": "transfer",
+        "source": source,
+        **begins,
+        **own,
+        **dataclasses.asdict(course),
+        "sides": sides_of(config),
+        "design": dataclasses.asdict(design_of(config, data, begins["made_of"])),
+        "data_fingerprint": data.train.fingerprint,
+        "test_fingerprint": data.test.fingerprint,
+    }
+    return json.loads(json.dumps(described)), beginning  # as a later start will read it: JSON knows no tuples
+
+
+def finished(config: Transfer, settings: dict[str, Any]) -> bool:
+    """Whether this very fine-tuning is complete, the same on every process; raises Refused where it is another one."""
+
+    def complete() -> bool:
+        there = (config.out / "results.json").exists() and (config.out / "config.json").exists()
+        if there:
+            if other := unlike(settings, config_of(config.out)):
+                raise Refused(
+                    f"{config.out} holds a run with {other}: choose another --out, or start it as before to see it"
+                )
+            say(f"{config.out} was complete already")
+        return there
+
+    return rendezvous.current().of_main("complete", complete)
+
+
+def prepare(
+    config: Transfer,
+    course: Course,
+    data: Data,
+    settings: dict[str, Any],
+    beginning: "Beginning | None",
+    accelerator: "Accelerator",
+) -> "Job":
+    """The job, continued where it stands; raises ValueError for what does not fit."""
+    from ..pipeline.order import share, steps_per_epoch
+    from ..pipeline.threads import usable_cores
+    from ..transfer import backbone
+    from ..transfer.batches import Feed
+    from ..transfer.detection import Detection
+    from ..transfer.detectors import build
+    from ..transfer.loop import Habits, prepared
+
+    rank, world = accelerator.process_index, accelerator.num_processes
+    share(course.batch, rank=rank, world=world)
+    steps_per_epoch(len(data.train.scenes), course.batch)
+    encoder = backbone.build(settings["made_of"]) if beginning is None else beginning.encoder
+    design = design_of(config, data, settings["made_of"])
+    module = build(encoder, design, device_type=accelerator.device.type, seed=config.seed)
+    feed = Feed(
+        data.train,
+        course.batch,
+        sides_of(config),
+        seed=config.seed,
+        flip=config.flip,
+        masks=config.task == "segmentation",
+        keypoints=config.task == "keypoints",
+        rank=rank,
+        world=world,
+        threads=config.threads or usable_cores(),
+    )
+    task = Detection(module, feed, data.test, config.task, config.out, accelerator)
+    shared = {field.name for field in dataclasses.fields(Habits)} & {field.name for field in dataclasses.fields(config)}
+    habits = Habits(**{name: getattr(config, name) for name in shared})
+    rendezvous.current().agree("configuration", lambda: settings | {"source": ""})
+    if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
+        settle_config(config.out, settings)
+    job = prepared(task, course, habits, settings, accelerator, out=config.out)
+    if accelerator.is_main_process:
+        if job.first:
+            say(f"continuing {config.out} at step {job.first:,} of {course.steps:,}")
+        plan(job, settings, data.train, data.test)
+    return job
+
+
+def run(
+    config: Transfer, job: "Job", settings: dict[str, Any], data: Data, asked: Callable[[], int], start: Start
+) -> dict[str, Any]:
+    """Train, measure, and write results.json last; returns how it ended."""
+    from ..transfer.loop import train
+
+    start.ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
+    told = train(job, asked, start)
+    if told["code"]:
+        return told
+    measured = job.task.evaluate(asked)
+    if measured is None:
+        return told | {"code": asked() or 75, "reason": "stopped while it was measured: start again"}
+    if job.accelerator.is_main_process:
+        write_results(config.out, settings, data.train, data.test, measured)
+    return told

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..commands import Train
+from ..settings import Train
 from .charts import colour
 from .curve import number
 from .markup import Html, folded, section, table, tag

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from ..checkpoint.migration import of_repr
-from ..datasets import open_images
 from ..pipeline.beton.manifest import classes_of as named_classes
 from ..pipeline.beton.manifest import sidecars
 from ..pipeline.beton.reader import Beton
 from ..pipeline.conversion.cache import cached_path
+from ..pipeline.datasets import open_images
 from ..pipeline.loader import BetonLoader, ViewBatch
 from ..pipeline.order import steps_per_epoch
 from ..pipeline.sources.opened import is_source

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
 
-from ..commands.ranges import Seed, Size
+from ..settings.ranges import Seed, Size
 
 PARTS = ("train", "test")
 Text = Annotated[str, Meta(min_length=1)]

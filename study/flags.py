@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..commands import Evaluate, Train
 from ..files.typed import fitted
 from ..files.wording import fields_of, nearest
+from ..settings import Evaluate, Train
 
 OF_TRAINING = {
     "data": "[data] says what is trained on",

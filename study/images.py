@@ -5,11 +5,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..console import counting, say
-from ..datasets import open_images
 from ..pipeline import factors
 from ..pipeline.beton.manifest import read_columns, sidecars
 from ..pipeline.beton.reader import Beton
 from ..pipeline.conversion.convert import convert
+from ..pipeline.datasets import open_images
 from .data import Data, Figures, expanded
 from .flags import nearest
 from .plan import Plan

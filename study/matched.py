@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..commands import Evaluate, Train
 from ..files.opening import read_bytes
 from ..methods.overrides import summary, values
+from ..settings import Evaluate, Train
 from ..training.options import FREE, method_of, peak_rate
 from ..training.run_folder import difference
 from .flags import OF_EVALUATION

@@ -29,11 +29,11 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from ..commands import Train
-from ..commands.ranges import Seed
 from ..files.typed import read_toml
 from ..files.wording import nearest
 from ..pipeline.views.recipe_file import recipe_of
+from ..settings import Train
+from ..settings.ranges import Seed
 from ..training.options import method_of
 from .axes import Panel, Scatter, scatters_of
 from .data import Data, Text, data_of, expanded, located

@@ -19,12 +19,12 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from ..commands.ranges import FromOne, FromZero, Seed, Share
 from ..console import say
 from ..files.locking import hold
 from ..files.opening import LARGE, descriptor_to_change, read_bytes, replacing
 from ..files.typed import Misfit, fitted, of_json
 from ..pipeline.beton.reader import Beton
+from ..settings.ranges import FromOne, FromZero, Seed, Share
 from ..training.run_folder import read_config
 from .axes import OWN
 from .matched import digest_of, other, settings_of

@@ -163,11 +163,11 @@ def _break_fine_tuning(fault: Fault) -> None:
 
 def _afflict(fault: Fault, given: Sequence[str]) -> None:  # noqa: C901 (a table)
     """Have `fault` befall this process."""
-    from viewmill import run
+    from viewmill.training import loop
 
     if fault.rank is not None and fault.rank != int(os.environ.get("RANK", 0)):
         return
-    usual = run.take_step
+    usual = loop.take_step
 
     def step(learner: Any, method: Any, batch: Any, moment: Any, *rest: Any, **options: Any) -> Any:
         if fault.step <= moment.step + 1 <= max(fault.step, fault.last):
@@ -190,7 +190,7 @@ def _afflict(fault: Fault, given: Sequence[str]) -> None:  # noqa: C901 (a table
         case "death":
             _dying(int(fault.value))
         case _:
-            run.take_step = step
+            loop.take_step = step
 
 
 def _child(arguments: Sequence[str], faults: Sequence[Fault], output: Path, environment: dict[str, str]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from ..commands import Train
 from ..console import duration, opening
 from ..methods.overrides import summary, values
 from ..methods.parts import Queue
 from ..methods.table import METHODS
+from ..settings import Train
 from .options import QUEUE, peak_rate
 
 if TYPE_CHECKING:

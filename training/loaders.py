@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..commands import Train
 from ..console import say
 from ..distributed import rendezvous
 from ..methods.method import Method, candidate_count
@@ -12,6 +11,7 @@ from ..methods.parts import Everything
 from ..methods.schedules import Moment
 from ..pipeline.views.recipe import RECIPES, Recipe, View
 from ..pipeline.views.recipe_file import recipe_of
+from ..settings import Train
 from .run_config import recorded
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from ..commands import Train
 from ..files.typed import check_settings
 from ..methods.method import Method, bounded
 from ..methods.overrides import changed, method_named
 from ..methods.parts import Queue
+from ..settings import Train
 
 # What may change between two starts of one run without making it another run. The data is checked by its fingerprint, the
 # engine, the placement and the recipe by what they came to be.

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..commands import Train
 from ..console import duration, say, table
 from ..errors import Failed, Refused
 from ..files.opening import Unusable
 from ..methods.method import Method
 from ..methods.schedules import Moment
 from ..objectives.alarms import Watch, Watched, tells_nothing
+from ..settings import Train
 from .display.clock import Clock
 from .display.dashboard import Progressed, Screen, bound_line, dashboard
 from .learning_rate import rate_at

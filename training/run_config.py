@@ -14,9 +14,6 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..checkpoint.migration import FORMAT, MIGRATIONS
-from ..commands import Finetune, Train
-from ..commands import Transfer as Detect
-from ..commands.ranges import Embedding, FromZero, Hidden, Seed, Size, Width
 from ..console import say
 from ..errors import Refused
 from ..files.typed import Misfit, fitted
@@ -26,6 +23,9 @@ from ..methods.overrides import ABSENT, KINDS, values
 from ..methods.table import METHODS
 from ..pipeline.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 from ..pipeline.views.recipe_file import data_of, recipe_from
+from ..settings import Finetune, Train
+from ..settings import Transfer as Detect
+from ..settings.ranges import Embedding, FromZero, Hidden, Seed, Size, Width
 from .options import FREE
 from .run_folder import difference, read_config, write_json
 

@@ -8,8 +8,9 @@ import pytest
 from viewmill import run
 from viewmill.benchmarks import launched, step
 from viewmill.benchmarks.measured import Measured
-from viewmill.commands import Bench
+from viewmill.commands.bench import bench
 from viewmill.errors import Refused
+from viewmill.settings import Bench
 
 TOY = {"width": 4, "size": 16, "batch": 16}
 ADDED = ("finiteness guard", "moving average", "running statistics kept", "seed of the step", "online probe")
@@ -49,7 +50,7 @@ def test_bench_step_prints_a_json_line_for_every_claim_and_a_table(monkeypatch, 
     for name, value in {"STEADY": 20, "GROWN": 20, "LATER": 40, "WINDOW": 20, "ended": here}.items():
         monkeypatch.setattr(launched, name, value)
     monkeypatch.delitem(launched.OPTIONS, "--compile")  # half a minute
-    assert run.bench(Bench("step", repeats=1, threads=1)) == 0
+    assert bench(Bench("step", repeats=1, threads=1)) == 0
     printed = capsys.readouterr().out
     lines = {line["name"]: line for line in map(json.loads, filter(lambda text: text[:1] == "{", printed.splitlines()))}
     assert HELD.items() <= {name: line["limit"] for name, line in lines.items()}.items()
@@ -68,9 +69,9 @@ def test_bench_step_prints_a_json_line_for_every_claim_and_a_table(monkeypatch, 
 
 def test_a_file_is_measured_instead_of_rendered_images_but_at_no_other_size(photo_beton):
     with pytest.raises(Refused, match="sizes of their own"):
-        run.bench(Bench("step", data=photo_beton.path, size=64))
+        bench(Bench("step", data=photo_beton.path, size=64))
     with pytest.raises(Refused, match="24 images, less than a batch of 256"):
-        run.bench(Bench("step", data=photo_beton.path))
+        bench(Bench("step", data=photo_beton.path))
 
 
 def test_a_process_that_fails_is_told_with_its_last_words(tmp_path):

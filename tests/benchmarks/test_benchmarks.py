@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from viewmill.benchmarks import objective
-from viewmill.commands import Bench
 from viewmill.errors import Refused
+from viewmill.settings import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
 

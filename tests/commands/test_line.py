@@ -2,9 +2,9 @@
 
 import pytest
 
-from viewmill.commands import Bench, Convert, Evaluate, Export, Inspect, Report, Train
 from viewmill.commands.line import by_name, in_order
 from viewmill.errors import Refused
+from viewmill.settings import Bench, Convert, Evaluate, Export, Inspect, Report, Train
 
 COMMANDS = by_name([Bench, Convert, Evaluate, Export, Inspect, Report, Train])
 

@@ -244,7 +244,7 @@ def test_rows_that_could_not_be_decoded_are_left_out_of_both_sides():
 def test_the_table_of_protocols_is_that_of_the_command():
     from typing import get_args
 
-    from viewmill.commands.worth import Protocol
+    from viewmill.settings.evaluation import Protocol
 
     assert set(protocols.PROTOCOLS) == set(get_args(Protocol))
 

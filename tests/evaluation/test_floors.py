@@ -10,7 +10,7 @@ import pytest
 import torch
 from faults import TINY, run
 
-from viewmill import evaluating
+from viewmill.commands import evaluate
 from viewmill.evaluation.features import Features, Pair
 from viewmill.evaluation.floors import LEAST, SPEED, within
 from viewmill.evaluation.protocols import Options, work
@@ -108,7 +108,7 @@ def test_results_stand_in_the_file_as_they_come_and_those_of_the_run_come_first(
     given, train, test = numbered
     out = tmp_path / "run"
     shutil.copytree(given, out, ignore=shutil.ignore_patterns("evaluation.jsonl"))
-    features = evaluating._features
+    features = evaluate._features
 
     def interrupted(config, name, *others):
         if name == "raw pixels":
@@ -118,7 +118,7 @@ def test_results_stand_in_the_file_as_they_come_and_those_of_the_run_come_first(
     class Interrupted(BaseException):
         pass
 
-    monkeypatch.setattr(evaluating, "_features", interrupted)
+    monkeypatch.setattr(evaluate, "_features", interrupted)
     both = ("--train", str(train), "--test", str(test), "--protocols", "knn", "ridge", "--k", "5")
     with pytest.raises(Interrupted):
         main(["evaluate", str(out), *both])

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from viewmill import commands
 from viewmill.files.opening import Unusable
 from viewmill.files.typed import Misfit, check_settings, fitted, of_json, of_toml, read_json, read_toml
+from viewmill.settings import Train
 
 
 class Inside(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -47,7 +47,7 @@ class Outside:
             raise ValueError(f"pair must rise, got {self.pair}")
 
 
-KINDS = [Outside, Inside, Open, dict[str, Any], dict[str, int], list[Inside], tuple[float, float], int | str, commands.Train]
+KINDS = [Outside, Inside, Open, dict[str, Any], dict[str, int], list[Inside], tuple[float, float], int | str, Train]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from viewmill.commands import Train
 from viewmill.methods.table import METHODS
 from viewmill.objectives import memory as memories
 from viewmill.objectives import queue
+from viewmill.settings import Train
 from viewmill.training.options import for_images
 
 CPU = torch.device("cpu")

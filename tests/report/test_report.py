@@ -18,19 +18,20 @@ from faults import TINY, figures
 from faults import run as trained
 from PIL import Image
 
-from viewmill.commands import Train
-from viewmill.commands.report import Report
+from viewmill.commands import report
 from viewmill.errors import Refused, refusing
 from viewmill.files.typed import check_settings
 from viewmill.methods.table import METHODS
 from viewmill.objectives.alarms import judged
 from viewmill.pipeline.beton.reader import open_beton
 from viewmill.pipeline.views.recipe import RECIPES
-from viewmill.report import axes, command, flat, gallery, read, seen
+from viewmill.report import axes, flat, gallery, read, seen
 from viewmill.report.about import command as command_line
 from viewmill.report.curve import Curve
 from viewmill.report.page import page
 from viewmill.report.results import results_of
+from viewmill.settings import Train
+from viewmill.settings.report import Report
 from viewmill.training.log import Log
 
 OWN = {name: method.recipe for name, method in METHODS.items()}
@@ -135,7 +136,7 @@ def test_a_page_about_a_real_run_has_every_section_fetches_nothing_and_leaves_th
     run, _ = real
     before = state_of(run)
     out = tmp_path / "page.html"
-    assert command.report(Report((run,), out=out), recipes=OWN, judge=judged) == 0
+    assert report.report(Report((run,), out=out), recipes=OWN, judge=judged) == 0
     assert state_of(run) == before
     assert str(out) in capsys.readouterr().err
     text = out.read_text(encoding="utf-8")
@@ -328,7 +329,7 @@ def test_names_that_are_markup_stay_text(tmp_path):
 
 def test_a_file_name_that_is_no_unicode_is_written_by_its_code(tmp_path):
     run = made(tmp_path / "photo\udce9")
-    assert command.report(Report((run,), out=tmp_path / "page.html", images=0), recipes=OWN, judge=judged) == 0
+    assert report.report(Report((run,), out=tmp_path / "page.html", images=0), recipes=OWN, judge=judged) == 0
     assert r"photo\udce9" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -518,7 +519,7 @@ def test_a_map_is_the_same_again_and_does_without_scikit_learn(monkeypatch):
 def made_of(config: Report) -> int:
     """What the program does with a command line."""
     check_settings(config)
-    return command.report(config, recipes=OWN, judge=judged)
+    return report.report(config, recipes=OWN, judge=judged)
 
 
 def test_what_cannot_be_read_or_written_is_refused(tmp_path):
@@ -540,7 +541,7 @@ def test_what_cannot_be_read_or_written_is_refused(tmp_path):
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     out = tmp_path / "page.html"
-    command.write(out, "old")
+    report.write(out, "old")
     assert out.stat().st_mode & 0o777 == 0o644
 
     def full(source, target):
@@ -548,7 +549,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space"):
-        command.write(out, "new")
+        report.write(out, "new")
     assert out.read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
 

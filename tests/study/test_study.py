@@ -16,12 +16,12 @@ import tyro
 from faults import figures
 from PIL import Image
 
-from viewmill.commands import Evaluate, Train
-from viewmill.commands.study import Study
+from viewmill.commands.study import study
 from viewmill.errors import Refused
+from viewmill.settings import Evaluate, Train
+from viewmill.settings.study import Study
 from viewmill.study import process, results
 from viewmill.study.axes import information
-from viewmill.study.command import study
 from viewmill.study.flags import words
 from viewmill.study.matched import budgets, digest_of, other, settings_of
 from viewmill.study.page import markdown

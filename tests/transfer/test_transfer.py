@@ -26,12 +26,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors.torch import load_file, save_file
 
-from viewmill.commands.transfer import Transfer
+from viewmill.commands.transfer import transfer
 from viewmill.errors import Refused
+from viewmill.settings.transfer import Transfer
 from viewmill.transfer import detection, loop
 from viewmill.transfer.backbone import begin
 from viewmill.transfer.batches import Feed, mirrored
-from viewmill.transfer.command import transfer
 from viewmill.transfer.figures import write_scenes
 from viewmill.transfer.opened import open_scenes
 from viewmill.transfer.presets import PRESETS, course_of
@@ -454,8 +454,8 @@ def test_a_fine_tuning_is_no_encoder_and_a_file_of_another_width_is_refused(done
 
 @pytest.mark.slow
 def test_two_processes_train_together_and_measure_all_images(asked, tmp_path):
-    script = "import sys, tyro, torch; torch.set_num_threads(1)\nfrom viewmill.commands.transfer import Transfer\n"
-    script += "from viewmill.transfer.command import transfer\nsys.exit(transfer(tyro.cli(Transfer)))"
+    script = "import sys, tyro, torch; torch.set_num_threads(1)\nfrom viewmill.settings.transfer import Transfer\n"
+    script += "from viewmill.commands.transfer import transfer\nsys.exit(transfer(tyro.cli(Transfer)))"
     config = asked(tmp_path / "out")
     words = ["random", "--train", config.train, "--test", config.test, "--out", config.out, "--steps", "3"]
     words += [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", value)]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viewmill.datasets import open_images
 from viewmill.errors import Refused
 from viewmill.pipeline.beton.manifest import read_columns
 from viewmill.pipeline.conversion.cache import cached_path, open_data
+from viewmill.pipeline.datasets import open_images
 
 HELD = """
 import sys

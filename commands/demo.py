@@ -6,31 +6,31 @@ independently of it. Raw pixels know colours; an encoder trained without labels 
 
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .commands import Demo, Train
-from .console import counting, duration, say, table
-from .errors import Refused, refusing
-from .evaluation.classes import class_task
-from .evaluation.features import RAW_PIXELS, Pair, Shown, extract, raw_pixels
-from .evaluation.protocols import Options, measure
-from .evaluation.scores import Score
-from .evaluation.tasks import Task, column_task
-from .files.opening import check_output, open_to_read, replacing
-from .pipeline import factors
-from .pipeline.beton.manifest import sidecars
-from .pipeline.beton.reader import Beton, open_beton
-from .pipeline.conversion.convert import convert
-from .pipeline.engines.engine import choose
-from .pipeline.threads import usable_cores
-from .pipeline.views.picture import mosaic, originals, view_grid
-from .pipeline.views.recipe import simclr, weak
-from .training.resume import load_encoders
+from ..console import counting, duration, say, table
+from ..errors import Refused, refusing
+from ..evaluation.classes import class_task
+from ..evaluation.features import RAW_PIXELS, Pair, Shown, extract, raw_pixels
+from ..evaluation.protocols import Options, measure
+from ..evaluation.scores import Score
+from ..evaluation.tasks import Task, column_task
+from ..files.opening import check_output, open_to_read, replacing
+from ..pipeline import factors
+from ..pipeline.beton.manifest import sidecars
+from ..pipeline.beton.reader import Beton, open_beton
+from ..pipeline.conversion.convert import convert
+from ..pipeline.engines.engine import choose
+from ..pipeline.threads import usable_cores
+from ..pipeline.views.picture import mosaic, originals, view_grid
+from ..pipeline.views.recipe import simclr, weak
+from ..settings import Demo, Train
+from ..training.resume import load_encoders
+from .train import train
 
 TRAIN_IMAGES, TEST_IMAGES, SIZE = 4000, 1000, 24
 OPTIONS = Options(("knn",), k=(20,))
@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 MARK = "viewmill demo"  # in its pictures: the next demo makes them anew unasked
 
 
-def run_demo(config: Demo, *, train: Callable[[Train], int]) -> int:
+def demo(config: Demo) -> int:
     """Run every step under `config.out`; the images are made once per seed, the training starts afresh each time."""
     started = time.perf_counter()
     views, neighbours = config.out / "views.png", config.out / "neighbours.png"

@@ -7,14 +7,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from .commands import Evaluate
-from .console import answer, say, table
-from .evaluation.protocols import Told
-from .evaluation.scores import worst
-from .evaluation.tasks import Task
-from .files.opening import descriptor_to_change
-from .pipeline.beton.reader import Beton
-from .training.resume import Encoders
+from ..console import answer, say, table
+from ..evaluation.protocols import Told
+from ..evaluation.scores import worst
+from ..evaluation.tasks import Task
+from ..files.opening import descriptor_to_change
+from ..pipeline.beton.reader import Beton
+from ..settings import Evaluate
+from ..training.resume import Encoders
 
 RESULTS = "evaluation.jsonl"
 """In the run's folder: one JSON object a result, the only thing there that an evaluation adds to."""

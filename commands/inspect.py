@@ -1,59 +1,30 @@
-"""The commands that look at data sets and take parts of them: inspect, subset, split; and how any command opens one."""
+"""`viewmill inspect`: what a .beton holds, whether it is sound, and pictures of it."""
 
 import json
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .commands import Inspect, Split, Subset
-from .console import answer, bars, counting, say, table
-from .errors import Refused, refusing
-from .files.opening import check_output
-from .pipeline.beton import examine, select
-from .pipeline.beton.manifest import (
+from ..console import answer, bars, counting, say, table
+from ..errors import Refused, refusing
+from ..files.opening import check_output
+from ..pipeline.beton import examine
+from ..pipeline.beton.manifest import (
     BOUND,
     check_sidecar,
-    classes_of,
     file_sha256,
     manifest_of,
-    open_trusted,
     read_manifest,
     read_table,
     verify_sha256,
 )
-from .pipeline.beton.reader import Beton, open_beton
-from .pipeline.sources.opened import Ambiguous, is_source
-from .pipeline.threads import usable_cores
+from ..pipeline.beton.reader import Beton, open_beton
+from ..pipeline.datasets import size_of
+from ..pipeline.threads import usable_cores
+from ..settings import Inspect
 
 GRID_COLUMNS, GRID_ROWS, GRID_SIDE = 12, 6, 96
 VIEW_COLUMNS, VIEW_ROWS = 8, 6
-
-
-def open_images(path: Path) -> Beton:
-    """A .beton that was found sound, or other images, converted once and cached."""
-    from .pipeline.conversion.cache import open_data
-
-    doing = "converting" if is_source(path) else "verifying"
-    with refusing(), counting(f"{doing} {path}") as progress:
-        try:
-            return open_data(path, progress=progress, say=say)
-        except Ambiguous as error:
-            raise ValueError(
-                f"{error}. The flags are those of viewmill convert: convert it first, and name the .beton"
-            ) from error
-
-
-def told_apart(beton: Beton) -> dict[str, Any]:
-    """What tells a data set from every other: rows and layout, stored bytes, and the manifest's hash where there is one."""
-    known = {name: value for name, value in (read_manifest(beton.path) or {}).items() if name == "sha256"}
-    return {"data_fingerprint": beton.fingerprint, "rows": len(beton), "stored_bytes": beton.sampled(), **known}
-
-
-def size_of(count: int) -> str:
-    """Bytes, to be read."""
-    return f"{count / 2**20:,.1f} MiB"
 
 
 def inspect(config: Inspect) -> int:
@@ -132,7 +103,7 @@ def _show(path: Path, facts: dict, checks: dict[str, str]) -> None:
 
 def _draw(beton: Beton, target: Path) -> None:
     """Images that are spread evenly over the rows."""
-    from .pipeline.views.picture import mosaic, originals, save
+    from ..pipeline.views.picture import mosaic, originals, save
 
     count = min(len(beton), GRID_COLUMNS * GRID_ROWS)
     columns = min(count, GRID_COLUMNS)
@@ -146,9 +117,9 @@ def _draw(beton: Beton, target: Path) -> None:
 
 def _show_views(beton: Beton, config: Inspect) -> None:
     """What a recipe makes of some images, as a picture and in numbers."""
-    from .pipeline.views.picture import plan_lines, save, view_grid
-    from .pipeline.views.plan import draw
-    from .pipeline.views.recipe_file import recipe_of
+    from ..pipeline.views.picture import plan_lines, save, view_grid
+    from ..pipeline.views.plan import draw
+    from ..pipeline.views.recipe_file import recipe_of
 
     if not (config.grid or config.plan):
         raise Refused("--recipe needs --grid views.png, --plan, or both")
@@ -163,40 +134,3 @@ def _show_views(beton: Beton, config: Inspect) -> None:
             epochs = max(1, VIEW_COLUMNS // len(recipe.views))
             save(view_grid(beton, recipe, rows=row_B.tolist(), epochs=epochs, seed=config.seed), config.grid)
             say(f"drew {epochs * len(recipe.views)} views of {len(row_B)} images: {config.grid}")
-
-
-def subset(config: Subset) -> int:
-    """Write the chosen rows."""
-    with refusing(), counting(f"writing {config.target}") as progress:
-        beton = open_trusted(config.source)
-        rows = _chosen(beton, config)
-        select.copy_rows(beton, rows, config.target, overwrite=config.overwrite, progress=progress)
-    say(f"{config.target}: {len(rows):,} of {len(beton):,} rows")
-    return 0
-
-
-def split(config: Split) -> int:
-    """Write the chosen rows, and all others."""
-    with refusing(), counting("splitting") as progress:
-        if os.path.abspath(config.target) == os.path.abspath(config.rest):
-            raise ValueError(f"both parts would be written to {config.target}: name two files")
-        beton = open_trusted(config.source)
-        rows = _chosen(beton, config)
-        rest = np.setdiff1d(np.arange(len(beton)), rows)
-        for chosen, target in ((rows, config.target), (rest, config.rest)):
-            select.check_part(beton, chosen, target, overwrite=config.overwrite)
-        for chosen, target in ((rows, config.target), (rest, config.rest)):
-            select.copy_rows(beton, chosen, target, overwrite=config.overwrite, progress=progress)
-    say(f"{config.target}: {len(rows):,} rows; {config.rest}: {len(rest):,} rows")
-    return 0
-
-
-def _chosen(beton: Beton, config: Subset | Split) -> np.ndarray:
-    asked = [config.fraction is not None, bool(config.labels), config.rows is not None]
-    if sum(asked) != 1:
-        raise ValueError("choose rows by exactly one of --fraction, --labels and --rows")
-    if config.fraction is not None:
-        return select.by_fraction(beton, config.fraction, seed=config.seed)
-    if config.rows is not None:
-        return select.by_list(beton, config.rows)
-    return select.by_label(beton, config.labels, classes_of(beton))

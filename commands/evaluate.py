@@ -6,22 +6,22 @@ from pathlib import Path
 
 import torch
 
-from .commands import Evaluate
-from .console import counting, duration, say
-from .datasets import open_images
-from .errors import refusing
-from .evaluation.classes import class_task
-from .evaluation.features import RAW_PIXELS, Features, Pair, Shown, augmented, extract, raw_pixels
-from .evaluation.floors import SPEED, within
-from .evaluation.protocols import Options, Told, measure, work
-from .evaluation.store import digest_of, identity_of, kept, scores_of
-from .evaluation.tasks import Task, column_task
-from .outcomes import CLASS, DataSet, Record, Result, show, show_transfer
-from .pipeline.beton.overlap import overlap, overlap_in_words
-from .pipeline.beton.reader import Beton
-from .pipeline.engines.engine import choose
-from .pipeline.views.recipe import weak
-from .training.resume import Encoders, load_encoders
+from ..console import counting, duration, say
+from ..errors import refusing
+from ..evaluation.classes import class_task
+from ..evaluation.features import RAW_PIXELS, Features, Pair, Shown, augmented, extract, raw_pixels
+from ..evaluation.floors import SPEED, within
+from ..evaluation.protocols import Options, Told, measure, work
+from ..evaluation.store import digest_of, identity_of, kept, scores_of
+from ..evaluation.tasks import Task, column_task
+from ..pipeline.beton.overlap import overlap, overlap_in_words
+from ..pipeline.beton.reader import Beton
+from ..pipeline.datasets import open_images
+from ..pipeline.engines.engine import choose
+from ..pipeline.views.recipe import weak
+from ..settings import Evaluate
+from ..training.resume import Encoders, load_encoders
+from .evaluation_results import CLASS, DataSet, Record, Result, show, show_transfer
 
 UNTRAINED = "untrained encoder"
 PARTS = ("train", "training", "test", "val")  # what a part of a data set is called: its folder has the name

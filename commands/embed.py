@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from .commands import Embed
-from .console import counting, say
-from .datasets import open_images
-from .errors import refusing
-from .evaluation.features import BATCH, Features, Shown, batches
-from .files.opening import check_output, replacing
-from .pipeline.beton.manifest import classes_of, read_columns
-from .pipeline.sources.arrow import pyarrow
-from .pipeline.views.recipe import weak
-from .training.resume import load_encoders
+from ..console import counting, say
+from ..errors import refusing
+from ..evaluation.features import BATCH, Features, Shown, batches
+from ..files.opening import check_output, replacing
+from ..pipeline.beton.manifest import classes_of, read_columns
+from ..pipeline.datasets import open_images
+from ..pipeline.sources.arrow import pyarrow
+from ..pipeline.views.recipe import weak
+from ..settings import Embed
+from ..training.resume import load_encoders
 
 OWN = ("row", "label", "class", "feature")
 """Columns of our own; one of the images' table that is called so gets `source_` before its name."""

@@ -2,16 +2,16 @@
 
 import math
 
-from .commands import Convert
-from .console import counting, duration, say, table
-from .datasets import size_of
-from .errors import Refused, refusing
-from .pipeline.conversion.convert import convert as convert_sources
-from .pipeline.conversion.convert import remarks_on
-from .pipeline.conversion.encoding import Encoding
-from .pipeline.conversion.estimate import Estimate
-from .pipeline.sources.opened import Reading
-from .pipeline.threads import usable_cores
+from ..console import counting, duration, say, table
+from ..errors import Refused, refusing
+from ..pipeline.conversion.convert import convert as convert_sources
+from ..pipeline.conversion.convert import remarks_on
+from ..pipeline.conversion.encoding import Encoding
+from ..pipeline.conversion.estimate import Estimate
+from ..pipeline.datasets import size_of
+from ..pipeline.sources.opened import Reading
+from ..pipeline.threads import usable_cores
+from ..settings import Convert
 
 SURE = 0.05  # how far off an estimate may be that is said without more
 

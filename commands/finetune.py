@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from ..commands.worth import Finetune
 from ..console import opening, say, table
-from ..datasets import open_images, told_apart
 from ..distributed import rendezvous
 from ..errors import Refused, refusing
 from ..files.typed import check_settings, read_json
+from ..pipeline.datasets import open_images, told_apart
+from ..settings.evaluation import Finetune
 from ..training.launch import starting
 from ..training.log import versions
 from ..training.run_config import FORMAT, recorded, settle_config
 from ..training.run_folder import read_config, write_json
 from ..training.signals import deferred
-from .presets import Course
-from .results import Begun
+from ..transfer.presets import Course
+from ..transfer.results import Begun
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..evaluation.tasks import Task
     from ..pipeline.beton.reader import Beton
     from ..pipeline.views.recipe import View
-    from .loop import Job
+    from ..transfer.loop import Job
 
 FREE = {
     "source",
@@ -60,7 +60,7 @@ def finetune(config: Finetune) -> int:
         accelerator, ended = start.meet(lambda: told_of(config, train, test), precision=config.precision), start.ended
         from ..evaluation.classes import class_task
         from ..pipeline.beton.overlap import overlap, overlap_in_words
-        from .loop import train as train_
+        from ..transfer.loop import train as train_
 
         asked = start.stack.enter_context(deferred())
         with refusing():
@@ -106,8 +106,8 @@ def prepare(
     from ..evaluation.features import mild
     from ..pipeline.loader import BetonLoader
     from ..pipeline.views.recipe import weak
-    from .classification import Classification, Classifier
-    from .loop import Habits, prepared
+    from ..transfer.classification import Classification, Classifier
+    from ..transfer.loop import Habits, prepared
 
     encoder, shown, given, init = begin(config)
     loader = BetonLoader(
@@ -168,7 +168,7 @@ def begin(config: Finetune) -> "tuple[nn.Module, View, str, str]":
     from ..models import weights
     from ..pipeline.views.recipe import View
     from ..training.resume import begun, load_encoders
-    from . import backbone
+    from ..transfer import backbone
 
     path, earlier = Path(config.source), recorded(config.out) if begun(config.out) else {}
     if earlier and earlier.get("command") != "finetune":

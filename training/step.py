@@ -1,0 +1,53 @@
+"""One step of a training: forward, loss, backward, update, memory. Nothing of it waits for the device."""
+
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+
+from ..methods.method import Method
+from ..methods.schedules import Moment
+from ..objectives import memory, objective
+from ..pipeline.loader import ViewBatch
+from .progress import Taken
+from .state import Learner, advance_, forward, seed_step, watch_
+from .update import Part, backward
+
+
+def take_step(
+    learner: Learner,
+    method: Method,
+    batch: ViewBatch,
+    moment: Moment,
+    accelerator: Accelerator,
+    *,
+    part: Part,
+    observe: bool,
+    asked: int = 0,
+) -> Taken:
+    """One batch of training; nothing of it waits for the device. Without `observe` the loss is the only scalar.
+
+    `asked` is the exit code that this process has been asked for, of which an update's verdict tells every process.
+    """
+    seed_step(learner.settings, moment)
+    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
+    learner.statistics.keep()
+    with nullcontext() if part.last else accelerator.no_sync(learner.model):
+        outputs = forward(learner, method, batch, moment, accelerator)
+        loss, scalars, pending = objective.loss(method, outputs, learner.memory, images, moment, observe=observe)
+        backward(loss, learner.guard, part)
+    learner.statistics.mend_()
+    verdict = None
+    if part.last:
+        tell = (torch.full_like(loss.detach(), asked), batch.valid_B.any())
+        verdict = advance_(learner, method, moment, tell=tell)
+    memory.write_(method, learner.memory, outputs, images, moment, pending)
+    scalars |= watch_(learner, outputs, batch, moment, observe=observe)
+    return Taken(scalars, outputs.mean_VBF.detach(), verdict)
+
+
+def loss_of(method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator, learner: Learner) -> torch.Tensor:
+    """The loss of a batch, of which nothing is learnt or remembered."""
+    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
+    outputs = forward(learner, method, batch, moment, accelerator)
+    return objective.loss(method, outputs, learner.memory, images, moment, observe=False)[0]
