@@ -21,6 +21,7 @@ import torch
 
 from ..checkpoint.writer import Writer
 from ..console import answer, say, table
+from ..distributed.steps import seed_step
 from ..errors import Refused
 from ..files.opening import open_to_read, read_text
 from ..pipeline import factors
@@ -33,7 +34,7 @@ from ..pipeline.threads import usable_cores
 from ..settings import Bench
 from ..training.log import hardware, versions
 from ..training.resume import facts_of, parts_of, restore_
-from ..training.state import advance_, forward, seed_step, watch_
+from ..training.state import advance_, forward, watch_
 from . import launched
 from .launched import WALKTHROUGH, described
 from .measured import Measured
@@ -170,7 +171,7 @@ def additions(job: Any, *, repeats: int) -> Iterator[Measured]:
         "guarded update": lambda: update(plain),
         "guarded update with moving average": lambda: update(learner),
         "running statistics kept": statistics,
-        "seed of the step": lambda: seed_step(learner.settings, moment),
+        "seed of the step": lambda: seed_step(learner.settings["seed"], moment.step),
         "online probe": lambda: probe(False),
         "online probe, observed": lambda: probe(True),
     }

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files.opening import read_bytes, read_text, replacing
 from ..methods.overrides import values
 from ..methods.table import METHODS
 from ..pipeline import factors
@@ -66,7 +67,7 @@ def command(*words: object) -> str:
 
 def readings(run: Path) -> bytes:
     """The numbers of a log, without what a clock says."""
-    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in read_text(run / "log.jsonl").splitlines()]
     kept = [record for record in records if record.get("event") in ("step", "epoch", "clusters")]
     told = [{name: value for name, value in record.items() if name not in OF_TIME} for record in kept]
     return json.dumps(told, sort_keys=True).encode()
@@ -76,7 +77,7 @@ def of_run(run: Path) -> dict[str, str]:
     """Digests of a run's numbers and of each file of tensors in its newest checkpoint."""
     newest = max((run / "checkpoints").glob("step-*"))
     files = sorted(path for path in newest.iterdir() if path.suffix == ".safetensors")
-    return {"log": digest(readings(run)), **{path.name: digest(path.read_bytes()) for path in files}}
+    return {"log": digest(readings(run)), **{path.name: digest(read_bytes(path)) for path in files}}
 
 
 def fitting(name: str) -> tuple[str, ...]:
@@ -100,7 +101,7 @@ def rendered(folder: Path, count: int = 64) -> Path:
 def traces(folder: Path) -> Iterator[tuple[str, Any]]:
     """Name and digests of each thing that is traced."""
     data = rendered(folder)
-    yield "conversion", digest(data.read_bytes())
+    yield "conversion", digest(read_bytes(data))
     for name in METHODS:
         run = folder / name
         command("train", name, "--data", data, *SMALL, *fitting(name), "--steps", 3, "--out", run)
@@ -110,7 +111,7 @@ def traces(folder: Path) -> Iterator[tuple[str, Any]]:
         command("train", method, "--data", data, *SMALL, *fitting(method), *more, "--steps", 4, "--out", run)
         yield title, of_run(run)
     command("inspect", data, "--grid", folder / "grid.png")
-    yield "grid of views", digest((folder / "grid.png").read_bytes())
+    yield "grid of views", digest(read_bytes(folder / "grid.png"))
     both = ("--train", data, "--test", data)
     for run in ("simclr", "ring"):
         lines = command("evaluate", folder / run, *both, "--json", "--k", 5).splitlines()
@@ -133,10 +134,11 @@ def main() -> int:
             found[name] = told
             print(f"{time.perf_counter() - started:6.1f} s  {name}", file=sys.stderr)
     if asked.out:
-        asked.out.write_text(json.dumps(found, indent=1) + "\n")
+        with replacing(asked.out) as partial:
+            partial.write_text(json.dumps(found, indent=1) + "\n")
     if asked.against is None:
         return 0
-    before = json.loads(asked.against.read_text())
+    before = json.loads(read_text(asked.against))
     other = [name for name in before | found if before.get(name) != found.get(name)]
     for name in other:
         print(f"{name}: {before.get(name)} before, {found.get(name)} now")

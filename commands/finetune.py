@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..evaluation.tasks import Task
     from ..pipeline.beton.reader import Beton
     from ..pipeline.views.recipe import View
-    from ..transfer.loop import Job
+    from ..transfer.tuning import FineTuning
 
 FREE = {
     "source",
@@ -60,7 +60,7 @@ def finetune(config: Finetune) -> int:
         accelerator, ended = start.meet(lambda: told_of(config, train, test), precision=config.precision), start.ended
         from ..evaluation.classes import class_task
         from ..pipeline.beton.overlap import overlap, overlap_in_words
-        from ..transfer.loop import train as train_
+        from ..transfer.tuning import train as train_
 
         asked = start.stack.enter_context(deferred())
         with refusing():
@@ -99,7 +99,7 @@ def told_of(config: Finetune, train: "Beton", test: "Beton") -> dict[str, Any]:
 
 def prepare(
     config: Finetune, train: "Beton", test: "Beton", labels: "Task", accelerator: "Accelerator", stack: ExitStack
-) -> "tuple[Job, dict[str, Any]]":
+) -> "tuple[FineTuning, dict[str, Any]]":
     """The job, continued where it stands, and its configuration; raises ValueError for what does not fit."""
     import torch
 
@@ -107,7 +107,7 @@ def prepare(
     from ..pipeline.loader import BetonLoader
     from ..pipeline.views.recipe import weak
     from ..transfer.classification import Classification, Classifier
-    from ..transfer.loop import Habits, prepared
+    from ..transfer.tuning import Habits, prepared
 
     encoder, shown, given, init = begin(config)
     loader = BetonLoader(
@@ -143,7 +143,7 @@ def prepare(
     rendezvous.current().agree("configuration", lambda: settings | {"source": ""})
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
-    job = prepared(task, course, habits, settings, accelerator, out=config.out)
+    job = prepared(task, course, habits, settings, accelerator, out=config.out, data=config.train)
     if accelerator.is_main_process:
         count = sum(parameter.numel() for parameter in module.parameters())
         rows = [

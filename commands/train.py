@@ -43,9 +43,9 @@ def train(config: Train) -> int:
         from ..training.prepare import prepare
 
         with refusing():
-            job = prepare(config, method, beton, accelerator, start.stack)
-        start.ended |= {"step": job.first, "steps": job.steps, "reason": "it failed"}
-        start.ended |= loop(job, asked, start)
+            run = prepare(config, method, beton, accelerator, start.stack)
+        start.ended |= {"step": run.first, "steps": run.steps, "reason": "it failed"}
+        start.ended |= loop(run, asked, start)
     return start.ended["code"]
 
 

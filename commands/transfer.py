@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ..transfer.backbone import Beginning
     from ..transfer.detectors import Design
-    from ..transfer.loop import Job
+    from ..transfer.tuning import FineTuning
 
 # what does not make a run another one: where things lie, and how a start of it goes about its work
 FREE = {"source", "train", "test", "out", "train_images", "test_images", "threads", "timeout", "max_masked"}
@@ -184,7 +184,7 @@ def prepare(
     settings: dict[str, Any],
     beginning: "Beginning | None",
     accelerator: "Accelerator",
-) -> "Job":
+) -> "FineTuning":
     """The job, continued where it stands; raises ValueError for what does not fit."""
     from ..pipeline.order import share, steps_per_epoch
     from ..pipeline.threads import usable_cores
@@ -192,7 +192,7 @@ def prepare(
     from ..transfer.batches import Feed
     from ..transfer.detection import Detection
     from ..transfer.detectors import build
-    from ..transfer.loop import Habits, prepared
+    from ..transfer.tuning import Habits, prepared
 
     rank, world = accelerator.process_index, accelerator.num_processes
     share(course.batch, rank=rank, world=world)
@@ -218,7 +218,7 @@ def prepare(
     rendezvous.current().agree("configuration", lambda: settings | {"source": ""})
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
-    job = prepared(task, course, habits, settings, accelerator, out=config.out)
+    job = prepared(task, course, habits, settings, accelerator, out=config.out, data=config.train)
     if accelerator.is_main_process:
         if job.first:
             say(f"continuing {config.out} at step {job.first:,} of {course.steps:,}")
@@ -227,10 +227,10 @@ def prepare(
 
 
 def run(
-    config: Transfer, job: "Job", settings: dict[str, Any], data: Data, asked: Callable[[], int], start: Start
+    config: Transfer, job: "FineTuning", settings: dict[str, Any], data: Data, asked: Callable[[], int], start: Start
 ) -> dict[str, Any]:
     """Train, measure, and write results.json last; returns how it ended."""
-    from ..transfer.loop import train
+    from ..transfer.tuning import train
 
     start.ended |= {"step": job.first, "steps": job.course.steps, "reason": "it failed"}
     told = train(job, asked, start)

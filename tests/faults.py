@@ -149,25 +149,25 @@ def _rate(learner: Any, rate: float) -> None:
 
 
 def _break_fine_tuning(fault: Fault) -> None:
-    from viewmill.transfer import loop
+    from viewmill.transfer import tuning
 
-    usual = loop.take_step
+    usual = tuning.take_step
 
-    def take_step(job: Any, batch: Any, *, step: int, asked: int) -> Any:
+    def take_step(run: Any, batch: Any, *, step: int, asked: int) -> Any:
         if step + 1 == fault.step:
-            _rate(job.learner, fault.value)
-        return usual(job, batch, step=step, asked=asked)
+            _rate(run.learner, fault.value)
+        return usual(run, batch, step=step, asked=asked)
 
-    loop.take_step = take_step
+    tuning.take_step = take_step
 
 
 def _afflict(fault: Fault, given: Sequence[str]) -> None:  # noqa: C901 (a table)
     """Have `fault` befall this process."""
-    from viewmill.training import loop
+    from viewmill.training import pretraining
 
     if fault.rank is not None and fault.rank != int(os.environ.get("RANK", 0)):
         return
-    usual = loop.take_step
+    usual = pretraining.take_step
 
     def step(learner: Any, method: Any, batch: Any, moment: Any, *rest: Any, **options: Any) -> Any:
         if fault.step <= moment.step + 1 <= max(fault.step, fault.last):
@@ -190,7 +190,7 @@ def _afflict(fault: Fault, given: Sequence[str]) -> None:  # noqa: C901 (a table
         case "death":
             _dying(int(fault.value))
         case _:
-            loop.take_step = step
+            pretraining.take_step = step
 
 
 def _child(arguments: Sequence[str], faults: Sequence[Fault], output: Path, environment: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from viewmill.pipeline.loader import BetonLoader
 from viewmill.pipeline.views.recipe import RECIPES, Blur, Jitter, Recipe, View
 from viewmill.training.optimisers import set_learning_rate_, sgd
 from viewmill.training.state import architecture
-from viewmill.training.update import Late, Part, backward, start, update_
+from viewmill.training.update import DelayedRead, Part, backward, start, update_
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -59,7 +59,7 @@ def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
     target = None if method.target is None else follower(model)
     optimiser = sgd(model, momentum=0.9, weight_decay=1e-4)
     set_learning_rate_(optimiser, 0.01)
-    guard, late = start(scaled=dtype == torch.float16, device=device), Late()
+    guard, late = start(scaled=dtype == torch.float16, device=device), DelayedRead()
     memory = memories.start(method, rows=len(photo_beton), batch=8, dimension=8, seed=0, device=device)
     with loader(photo_beton, RECIPES[method.recipe](32), "cuda") as source:
         for number, batch in enumerate(source.epoch(0)):

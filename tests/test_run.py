@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from viewmill.methods.parts import Clusters, Nearest, Queue, Ring
 from viewmill.methods.table import METHODS
 from viewmill.run import main
-from viewmill.training import loop
+from viewmill.training import pretraining
 from viewmill.training.log import Log
 from viewmill.training.precision import fastest
 
@@ -163,8 +163,8 @@ def test_every_method_trains_resumes_to_the_same_bits_and_can_be_evaluated(metho
             raise KeyboardInterrupt
         return usual(learner, method, batch, moment, *rest, **options)
 
-    usual = loop.take_step
-    monkeypatch.setattr(loop, "take_step", breaking)
+    usual = pretraining.take_step
+    monkeypatch.setattr(pretraining, "take_step", breaking)
     assert viewmill(*common, "--out", tmp_path / "cut").returncode == 130
     monkeypatch.undo()
     resumed = viewmill(*common, "--out", tmp_path / "cut")

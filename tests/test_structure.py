@@ -32,7 +32,17 @@ MAY_IMPORT: dict[str, set[str]] = {  # which room or top-level file may know whi
     "export": {"pipeline", "checkpoint", "models", "training"},
     "report": {"settings", "pipeline", "checkpoint", "training"},
     "study": {"settings", "methods", "pipeline", "training"},
-    "benchmarks": {"settings", "methods", "pipeline", "checkpoint", "models", "objectives", "training", "run"},
+    "benchmarks": {
+        "settings",
+        "methods",
+        "distributed",
+        "pipeline",
+        "checkpoint",
+        "models",
+        "objectives",
+        "training",
+        "run",
+    },
     "run": {"settings", "distributed", "commands", "training"},
 }
 MAY_IMPORT["commands"] = MAY_IMPORT.keys() - {"commands", "run"}

@@ -13,64 +13,64 @@ from ..settings import Train
 from .options import QUEUE, peak_rate
 
 if TYPE_CHECKING:
-    from .progress import Job
+    from .pretraining import Pretraining
 
 LONG_S = 1800.0  # a training that takes longer is told what would make it shorter
 
 
-def plan(job: Job, given: str) -> None:
+def plan(run: Pretraining, given: str) -> None:
     """Print what is about to happen, in some ten lines."""
     from ..checkpoint.writer import needed_bytes
     from ..evaluation.online import too_large
     from .resume import parts_of
 
-    config, settings, world = job.config, job.settings, job.accelerator.num_processes
-    network, device = job.learner.network, job.accelerator.device
+    config, settings, world = run.config, run.settings, run.accelerator.num_processes
+    network, device = run.learner.network, run.accelerator.device
     count = sum(parameter.numel() for parameter in network.parameters())
-    views, positive, negatives, memory, loss, source = summary(job.method)
+    views, positive, negatives, memory, loss, source = summary(run.method)
     share = f", {settings['batch'] // world} on each of {world} processes" if world > 1 else ""
     gathered = f", {config.accumulate} batches an update" if config.accumulate > 1 else ""
     extras = [f"clipped at {config.clip:g}"] if config.clip else []
     extras += [f"moving average {config.ema:g}"] if config.ema else []
-    size = needed_bytes(parts_of(job.learner)) / 1e6
-    number_C = job.learner.number_C
+    size = needed_bytes(parts_of(run.learner)) / 1e6
+    number_C = run.learner.number_C
     classes = 0 if number_C is None else len(number_C)
     unwatched = too_large(network.features, classes) if settings["online"] and classes > 1 else ""
     rows = [
-        ("data", f"{config.data}: {len(job.beton):,} images, {f'{classes} classes' if classes > 0 else 'no classes'}"),
+        ("data", f"{config.data}: {len(run.beton):,} images, {f'{classes} classes' if classes > 0 else 'no classes'}"),
         (
             "views",
-            f"{config.recipe or views} at {config.size} px; {job.loader.engine_name} engine, colours on the "
-            f"{job.loader.placement}",
+            f"{config.recipe or views} at {config.size} px; {run.loader.engine_name} engine, colours on the "
+            f"{run.loader.placement}",
         ),
         ("method", f"{config.method} ({source}): positive {positive}; negatives {negatives}; memory {memory}; {loss}"),
-        *settings_rows(job),
+        *settings_rows(run),
         ("encoder", f"{config.encoder}, {count / 1e6:.1f} M parameters with heads, batch norm {config.batch_norm}"),
         ("begins with", given or f"random weights of seed {config.seed}"),
-        ("optimiser", ", ".join([f"{config.optimiser}, rate {peak_rate(config, job.method):g} {config.schedule}", *extras])),
+        ("optimiser", ", ".join([f"{config.optimiser}, rate {peak_rate(config, run.method):g} {config.schedule}", *extras])),
         ("batch", f"{config.batch} images{share}{gathered}"),
         ("runs on", f"{device.type}, precision {'float32' if config.precision == 'no' else config.precision}"),
-        ("steps", f"{job.first:,} to {job.steps:,}, {len(job.loader):,} an epoch"),
+        ("steps", f"{run.first:,} to {run.steps:,}, {len(run.loader):,} an epoch"),
         *([("online probe", unwatched)] if unwatched else []),
-        ("results", f"{config.out}; a checkpoint of {size:,.0f} MB every {job.every:,} steps, {free_text(config)}"),
+        ("results", f"{config.out}; a checkpoint of {size:,.0f} MB every {run.every:,} steps, {free_text(config)}"),
     ]
-    if device.type == "cpu" and job.first < job.steps:
-        rows.insert(-1, ("time", _estimate(job)))
+    if device.type == "cpu" and run.first < run.steps:
+        rows.insert(-1, ("time", _estimate(run)))
     opening(f"viewmill train {config.method}", rows)
 
 
-def _estimate(job: Job) -> str:
+def _estimate(run: Pretraining) -> str:
     """What the steps that are left will take on this processor, measured on two images, and what would make it less."""
     from .cost import seconds_per_image
     from .state import autocast
 
-    config, recipe = job.config, job.loader.recipe
+    config, recipe = run.config, run.loader.recipe
     tensors = [(len(recipe.groups[group]), recipe.views[recipe.groups[group][0]].size) for group, *_ in recipe.tensors]
-    followed = len(job.method.target_views) / max(job.method.online_views, 1) if job.method.target else 0.0
-    options = {"followed": followed, "autocast": lambda: autocast(job.accelerator)}
-    each = seconds_per_image(job.learner.network, tensors, **options)
-    seconds = each * config.batch / job.accelerator.num_processes * (job.steps - job.first)
-    text = f"about {duration(seconds)} at {job.accelerator.num_processes / each:.3g} images/s on this processor"
+    followed = len(run.method.target_views) / max(run.method.online_views, 1) if run.method.target else 0.0
+    options = {"followed": followed, "autocast": lambda: autocast(run.accelerator)}
+    each = seconds_per_image(run.learner.network, tensors, **options)
+    seconds = each * config.batch / run.accelerator.num_processes * (run.steps - run.first)
+    text = f"about {duration(seconds)} at {run.accelerator.num_processes / each:.3g} images/s on this processor"
     if seconds < LONG_S:
         return text
     width = "" if config.encoder.startswith("timm:") else f" and --width {config.width // 2}"
@@ -82,16 +82,16 @@ def free_text(config: Train) -> str:
     return f"{shutil.disk_usage(config.out).free / 1e9:,.0f} GB free"
 
 
-def settings_rows(job: Job) -> list[tuple[str, str]]:
+def settings_rows(run: Pretraining) -> list[tuple[str, str]]:
     """What of the method is not as its row of the table has it, and a queue that does not fit the data."""
-    preset, own = dict(values(METHODS[job.config.method])), dict(values(job.method))
+    preset, own = dict(values(METHODS[run.config.method])), dict(values(run.method))
     unlike = [name for name in dict.fromkeys((*own, *preset)) if own.get(name) != preset.get(name)]
     told = [f"{name} {_said(own.get(name))} (preset {_said(preset.get(name))})" for name in unlike]
     rows = [("settings", "; ".join(told))] if told else []
-    if not isinstance(job.method.memory, Queue):
+    if not isinstance(run.method.memory, Queue):
         return rows
-    size, images = job.method.memory.size, len(job.beton)
-    set_by_hand = any(assignment.startswith(QUEUE) for assignment in job.config.set)
+    size, images = run.method.memory.size, len(run.beton)
+    set_by_hand = any(assignment.startswith(QUEUE) for assignment in run.config.set)
     if size == images and not set_by_hand:
         rows.append(("queue", f"{size:,} keys, as many as there are images; --set {QUEUE}N for another number"))
     elif size > images:

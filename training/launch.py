@@ -1,7 +1,7 @@
 """How a start of a run meets, holds its folder and ends: RUN/exit.json has the code, since launchers turn all into 1."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..checkpoint.writer import Writer
     from .state import Learner
+    from .update import Agreed
 
 REASONS = {0: "done", 75: "stopped early by a signal", 130: "interrupted"}
 AT_ONCE = "interrupted at once: before the first step, or by a second Ctrl-C"
@@ -215,18 +216,18 @@ def at_its_end(learner: "Learner", *, step: int) -> str:
     return f"after the last update, of step {step}, the network gives no finite loss any more"
 
 
-def left_out(told: Sequence[float], *, step: int, rate: float, most: int, precision: str) -> str:
-    """What to say of the update at `step`, whose verdict's numbers are `told`: "" unless it was not finite.
+def left_out(agreed: "Agreed", *, step: int, rate: float, most: int, precision: str) -> str:
+    """What to say of the update at `step` that all have `agreed` on: "" unless it was not finite.
 
     Raises Unsound where it is the last of `most` in a row.
     """
     from .update import SEARCHES
 
-    in_a_row, whose, _, _, loss, norm, scale = told
+    in_a_row = agreed.masked_in_a_row
     if not in_a_row:
         return ""
-    facts = f"loss {loss:.4g}, gradient norm {norm:.4g}, learning rate {rate:.4g}, scale {scale:g}"
-    facts += f", the loss of process {whose - 1:.0f}" if whose else ""
+    facts = f"loss {agreed.loss:.4g}, gradient norm {agreed.norm:.4g}, learning rate {rate:.4g}, scale {agreed.scale:g}"
+    facts += f", the loss of process {agreed.not_finite_on - 1:.0f}" if agreed.not_finite_on else ""
     if in_a_row >= most:
         raise Unsound(f"{in_a_row:.0f} updates in a row were not finite, the last at step {step} ({facts})")
     if precision == "fp16" and in_a_row <= SEARCHES:  # it looks for its scale in that way

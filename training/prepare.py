@@ -19,13 +19,13 @@ from ..settings import Train
 from .announce import plan
 from .loaders import colours_of, open_loader
 from .options import FREE, for_images
-from .progress import Job
+from .pretraining import Pretraining
 from .resume import begun, parts_of, restore_
 from .run_config import FORMAT, recorded, settle_config
 from .state import Settings, architecture, build
 
 
-def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerator, stack: ExitStack) -> Job:
+def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerator, stack: ExitStack) -> Pretraining:
     """Loader and learner of a run, continued where it stands; raises ValueError for what does not fit."""
     method = for_images(config, method, rows=len(beton), earlier=recorded(config.out))
     loader = stack.enter_context(closing(open_loader(config, method, beton, accelerator)))
@@ -49,7 +49,7 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
         settle_config(config.out, settings)
     step, passed_over = restore_(config.out, learner)
     every = config.checkpoint_every or min(len(loader), 1000)
-    job = Job(config, method, settings, beton, loader, learner, accelerator, step, every)
+    run = Pretraining(config, method, settings, beton, loader, learner, accelerator, step, every)
     if accelerator.is_main_process:
         for fault in passed_over:
             say(f"passed over: {fault}")
@@ -57,9 +57,9 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
             say(f"continuing {config.out} at step {step} of {settings['steps']}")
         if step < settings["steps"]:
             tight = check_room(config.out / "checkpoints", parts_of(learner), keep=config.keep)
-            plan(job, given)
+            plan(run, given)
             say(tight) if tight else None
-    return job
+    return run
 
 
 def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -> Settings:

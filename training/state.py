@@ -1,8 +1,6 @@
 """What learns: network, momentum encoder, optimiser and memory, built from a configuration; its forward pass, its update."""
 
-import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..distributed import collectives
+from ..distributed.steps import autocast
 from ..evaluation import online
 from ..evaluation.labels import Dense, dense
 from ..methods.method import Method
@@ -160,12 +159,6 @@ def _watcher(settings: Settings, made: Network, labels: Dense, device: torch.dev
     return online.start(made.features, classes, device=device)
 
 
-def seed_step(settings: Settings, moment: Moment) -> None:
-    """Make torch's own random numbers (drop path, dropout) a function of seed, step and rank: no state to save."""
-    key = f"{settings['seed']} {moment.step} {collectives.rank()}"
-    torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1)
-
-
 def forward(learner: Learner, method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator) -> Outputs:
     """The outputs of a batch: by the network that learns, and by the momentum encoder of the views that are keys."""
     with autocast(accelerator):
@@ -180,13 +173,6 @@ def forward(learner: Learner, method: Method, batch: ViewBatch, moment: Moment, 
                     keys_VBD = learner.target(shown).embedding_VBD
             outputs = outputs._replace(target_VBD=keys_VBD)
     return outputs
-
-
-def autocast(accelerator: Accelerator) -> contextlib.AbstractContextManager[Any]:
-    """accelerate's own, but for fp16 on a CPU, where it has none."""
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        return torch.autocast("cpu", torch.float16)
-    return accelerator.autocast()
 
 
 def _views(batch: ViewBatch, which: Sequence[int], method: Method) -> tuple[torch.Tensor, ...]:

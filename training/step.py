@@ -5,12 +5,13 @@ from contextlib import nullcontext
 import torch
 from accelerate import Accelerator
 
+from ..distributed.steps import seed_step
 from ..methods.method import Method
 from ..methods.schedules import Moment
 from ..objectives import memory, objective
 from ..pipeline.loader import ViewBatch
-from .progress import Taken
-from .state import Learner, advance_, forward, seed_step, watch_
+from .loop import StepOutput
+from .state import Learner, advance_, forward, watch_
 from .update import Part, backward
 
 
@@ -24,12 +25,12 @@ def take_step(
     part: Part,
     observe: bool,
     asked: int = 0,
-) -> Taken:
+) -> StepOutput:
     """One batch of training; nothing of it waits for the device. Without `observe` the loss is the only scalar.
 
     `asked` is the exit code that this process has been asked for, of which an update's verdict tells every process.
     """
-    seed_step(learner.settings, moment)
+    seed_step(learner.settings["seed"], moment.step)
     images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
     learner.statistics.keep()
     with nullcontext() if part.last else accelerator.no_sync(learner.model):
@@ -43,7 +44,7 @@ def take_step(
         verdict = advance_(learner, method, moment, tell=tell)
     memory.write_(method, learner.memory, outputs, images, moment, pending)
     scalars |= watch_(learner, outputs, batch, moment, observe=observe)
-    return Taken(scalars, outputs.mean_VBF.detach(), verdict)
+    return StepOutput(scalars, verdict, outputs.mean_VBF.detach())
 
 
 def loss_of(method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator, learner: Learner) -> torch.Tensor:

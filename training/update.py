@@ -1,7 +1,7 @@
 """One update of the weights, which nothing that is not finite survives.
 
 A loss or gradient that is not finite on any rank makes the update nothing on every rank: weights, moments and averages stay
-what they were. All of it is decided on the device; the host reads the verdict a step late (`Late`), so it never waits.
+what they were. All of it is decided on the device; the host reads the verdict a step late (`DelayedRead`) and never waits.
 bf16 and float32 have no scaler that would do this: one such loss makes all weights not finite for good.
 """
 
@@ -55,7 +55,7 @@ def backward(loss: Tensor, guard: Guard, part: Part) -> None:
 
 
 class Verdict(NamedTuple):
-    """What an update came to; tensors until `Late` has brought them to the host."""
+    """What an update came to; tensors until `DelayedRead` has brought them to the host."""
 
     told: Tensor
     """float32 [4], the same on every rank: masked updates in a row, the highest rank (from 1) whose loss was not finite (0
@@ -72,6 +72,21 @@ class Verdict(NamedTuple):
     def numbers(self) -> Tensor:
         """float32 [7] for the host: told, loss, norm, scale."""
         return torch.cat([self.told, torch.stack([self.loss, self.norm, self.scale]).float()])
+
+
+class Agreed(NamedTuple):
+    """A verdict on the host, as every process has it: the numbers of `Verdict.numbers`."""
+
+    masked_in_a_row: float
+    not_finite_on: float
+    """The highest process (from 1) whose loss was not finite; 0 for none."""
+    asked: float
+    """The largest exit code that a process was asked for."""
+    readable: float
+    """Whether any process could read an image."""
+    loss: float
+    norm: float
+    scale: float
 
 
 @torch.no_grad()
@@ -130,7 +145,7 @@ def _count_(guard: Guard, masked: Tensor, *, scaled: bool) -> None:
         guard["good"].mul_(1 - grows.long())
 
 
-class Late:
+class DelayedRead:
     """Brings small tensors to the host one call late, when the device has long finished them."""
 
     def __init__(self) -> None:

@@ -41,7 +41,7 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Classification:
-    """The task of `loop.py`: `loader` is learnt from, `test` is judged by, in the `shown` way."""
+    """The task of `tuning.py`: `loader` is learnt from, `test` is judged by, in the `shown` way."""
 
     module: Classifier
     loader: BetonLoader

@@ -34,7 +34,7 @@ MASK_FROM = 0.5  # the probability from which a pixel is the object's: arXiv 170
 
 @dataclass(frozen=True)
 class Detection:
-    """The task of `loop.py`: `feed` is learnt from, `truth` is judged by."""
+    """The task of `tuning.py`: `feed` is learnt from, `truth` is judged by."""
 
     module: GeneralizedRCNN
     feed: Feed

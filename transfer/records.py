@@ -1,7 +1,7 @@
 """What a fine-tuning writes and says while it runs: log.jsonl, and plain lines."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Journal:
         if self._log is not None:
             say(f"warning: step {step}: {text}")
 
-    def faults(self, texts: list[str], *, step: int) -> None:
+    def faults(self, texts: Sequence[str], *, step: int) -> None:
         """Write and say what went wrong with checkpoints."""
         for text in texts:
             self.fault("checkpoint", text, step=step)
@@ -49,6 +49,22 @@ class Journal:
             f"step {step:,}/{now.steps:,}  {losses}  rate {rate:.2g}  {now.images_per_s:.1f} images/s  data {now.wait:.0%}  "
             f"left {duration(now.left_s)}" + (f"  masked {now.masked}" if now.masked else "")
         )
+
+    def passed(self, clock: Clock, *, step: int) -> None:
+        """Say nothing between two readings."""
+
+    def pictures(self, batch: Any, output: Any, *, step: int) -> None:
+        """Draw nothing."""
+
+    def end(self, code: int, *, step: int, seconds: float) -> str:
+        """Write the last record."""
+        self.event("end", step=step, code=code, seconds=round(seconds, 3))
+        return ""
+
+    def summarise(self, clock: Clock, saved: Any, code: int, *, step: int, seconds: float) -> None:
+        """Say how long it took."""
+        waited = clock.waited_total / seconds
+        say(f"{step - clock.first:,} steps in {duration(seconds)}, {waited:.0%} of it waiting for data")
 
 
 @contextmanager

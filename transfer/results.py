@@ -13,7 +13,7 @@ from ..training.run_folder import write_json
 from .scene import SceneSet
 
 if TYPE_CHECKING:
-    from .loop import Job
+    from .tuning import FineTuning
 
 HEAD = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
 NAMES = {"detection": "Faster R-CNN", "segmentation": "Mask R-CNN", "keypoints": "Keypoint R-CNN"}
@@ -62,7 +62,7 @@ def protocol(settings: dict[str, Any], train: SceneSet, test: SceneSet) -> str:
     return "; ".join(parts)
 
 
-def plan(job: "Job", settings: dict[str, Any], train: SceneSet, test: SceneSet) -> None:
+def plan(job: "FineTuning", settings: dict[str, Any], train: SceneSet, test: SceneSet) -> None:
     """Print what is about to happen."""
     course, accelerator = job.course, job.accelerator
     count = sum(parameter.numel() for parameter in job.task.module.parameters())

@@ -73,18 +73,18 @@ def test_it_is_the_same_again_and_a_finished_one_only_shows_its_results(tuned, t
 
 
 def test_a_stop_in_the_middle_changes_no_bit(tuned, trained, data, tmp_path, monkeypatch):
-    from viewmill.transfer import loop
+    from viewmill.transfer import tuning
 
-    usual, out = loop.take_step, tmp_path / "out"
+    usual, out = tuning.take_step, tmp_path / "out"
 
-    def breaking(job, batch, *, step, asked):
+    def breaking(run, batch, *, step, asked):
         if step == 10:
             raise KeyboardInterrupt
-        return usual(job, batch, step=step, asked=asked)
+        return usual(run, batch, step=step, asked=asked)
 
-    monkeypatch.setattr(loop, "take_step", breaking)
+    monkeypatch.setattr(tuning, "take_step", breaking)
     assert finetune(trained, data, out, "--checkpoint-every", 4) == 130
-    monkeypatch.setattr(loop, "take_step", usual)
+    monkeypatch.setattr(tuning, "take_step", usual)
     assert layout.newest(out / "checkpoints").checkpoint.facts["step"] == 8
     assert finetune(trained, data, out, "--checkpoint-every", 4) == 0
     assert all(torch.equal(tensor, model(out)[name]) for name, tensor in model(tuned).items())

@@ -53,6 +53,7 @@ def _rank(rank, folder):
 
 def test_shuffled_batch_norm_encodes_each_image_among_others_and_brings_its_key_home(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])  # where faults.py lies
     started = [
         subprocess.Popen([sys.executable, "-W", "error", __file__, str(rank), str(tmp_path)], env=environment)
         for rank in range(WORLD)

@@ -14,7 +14,7 @@ from viewmill.models.network import Architecture, Network
 from viewmill.training import update
 from viewmill.training.learning_rate import SHAPES, rate_at
 from viewmill.training.optimisers import OPTIMISERS, TRUST, set_learning_rate_
-from viewmill.training.update import GROWS_AFTER, Late, Part, Statistics, backward, part_of, update_
+from viewmill.training.update import GROWS_AFTER, DelayedRead, Part, Statistics, backward, part_of, update_
 
 CPU = torch.device("cpu")
 WHOLE = Part(1, last=True)
@@ -229,7 +229,7 @@ def test_what_the_processes_tell_one_another_comes_with_the_verdict():
 
 
 def test_the_host_hears_of_each_update_one_late():
-    late = Late()
+    late = DelayedRead()
     assert late.bring(torch.tensor([1.0])) is None
     assert late.bring(torch.tensor([2.0])) == [1.0]
     assert late.rest() == [2.0]

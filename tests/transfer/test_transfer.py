@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from viewmill.commands.transfer import transfer
 from viewmill.errors import Refused
 from viewmill.settings.transfer import Transfer
-from viewmill.transfer import detection, loop
+from viewmill.transfer import detection, tuning
 from viewmill.transfer.backbone import begin
 from viewmill.transfer.batches import Feed, mirrored
 from viewmill.transfer.figures import write_scenes
@@ -192,14 +192,14 @@ def test_an_image_that_is_damaged_in_between_ends_a_training_without_a_trace(ask
     shutil.copytree(scenes / "train", tmp_path / "train")
     config = replace(asked(tmp_path / "out", steps=20), train=tmp_path / "train")
     doomed = open_scenes(config.train, task="detection").scenes[2].path
-    usual = loop.take_step
+    usual = tuning.take_step
 
     def take(job, batch, **options):
         doomed.write_bytes(b"no image")
         return usual(job, batch, **options)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "take_step", take)
+        patched.setattr(tuning, "take_step", take)
         assert transfer(config) == 1
     assert doomed.name in ended(config.out)["reason"]
     assert "start again" in ended(config.out)["reason"]
@@ -232,14 +232,14 @@ def test_another_length_keeps_the_shares_and_the_rate_is_scaled_only_where_asked
 
 def stop_at(monkeypatch, step, number=signal.SIGTERM):
     """Have the process receive a signal in the step that makes `step`."""
-    usual = loop.take_step
+    usual = tuning.take_step
 
     def take(job, batch, **options):
         if options["step"] == step - 1:
             os.kill(os.getpid(), number)
         return usual(job, batch, **options)
 
-    monkeypatch.setattr(loop, "take_step", take)
+    monkeypatch.setattr(tuning, "take_step", take)
 
 
 def test_a_stopped_fine_tuning_ends_with_the_very_bits_of_one_that_was_not(asked, tmp_path, monkeypatch):
@@ -297,7 +297,7 @@ def test_results_say_how_they_came_about(done):
 
 
 def test_a_finished_fine_tuning_only_shows_its_results(done, capsys, monkeypatch):
-    monkeypatch.setattr(loop, "take_step", None)
+    monkeypatch.setattr(tuning, "take_step", None)
     monkeypatch.setattr(detection, "detect", None)
     before = {path: path.stat().st_mtime_ns for path in done.out.rglob("*") if path.is_file() and path.name != "exit.json"}
     assert transfer(done) == 0

@@ -14,7 +14,7 @@ class Clock:
     """Times the steps of one start of a run; `images` is the global batch. Rates are of the time since the last reading."""
 
     def __init__(self, images: int, steps_per_epoch: int, steps: int, *, first: int) -> None:
-        self._images, self._per_epoch, self._steps, self._first = images, steps_per_epoch, steps, first
+        self._images, self._per_epoch, self._steps, self.first = images, steps_per_epoch, steps, first
         self._last_step, self._waited, self.waited_total = first, 0.0, 0.0
         self.started = self._last_time = time.perf_counter()
 
@@ -42,7 +42,7 @@ class Clock:
         return round(step / max(self._per_epoch, 1), 4)
 
     def _left_s(self, step: int, now: float) -> float:
-        done = step - self._first
+        done = step - self.first
         return (now - self.started) / done * (self._steps - step) if done > 0 else 0.0
 
     def read(

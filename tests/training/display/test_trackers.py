@@ -90,7 +90,7 @@ STARTED = """
 import json, sys
 import numpy as np
 from accelerate import Accelerator
-from viewmill import trackers
+from viewmill.training.display import accelerate_trackers as trackers
 from viewmill.training.display.pictures import curves
 from viewmill.training.display.trackers import tracked
 accelerator, told = Accelerator(cpu=True), []
