@@ -1,3 +1,3 @@
 """viewmill: from folders of images to representations."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

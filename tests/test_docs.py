@@ -9,6 +9,7 @@ from viewmill.methods.overrides import changed, method_named
 from viewmill.methods.table import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ["tests", "docs", *sorted({path.parent.name for path in ROOT.glob("*/__init__.py")})]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
@@ -37,6 +38,6 @@ def test_links_within_the_repository_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page):
     for name in re.findall(
-        r"`((?:tests|objectives|models|pipeline|benchmarks|docs)/[a-z_0-9./-]+\.(?:py|md))`", page.read_text()
+        rf"`((?:{'|'.join(FOLDERS)})/[a-z_0-9./-]+\.(?:py|md))`", page.read_text()
     ):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
