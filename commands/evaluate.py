@@ -11,7 +11,7 @@ from ..errors import refusing
 from ..evaluation.classes import class_task
 from ..evaluation.features import RAW_PIXELS, Features, Pair, Shown, augmented, extract, raw_pixels
 from ..evaluation.floors import SPEED, within
-from ..evaluation.protocols import Options, Told, measure, work
+from ..evaluation.protocols import PROTOCOLS, Options, Size, Told, measure
 from ..evaluation.store import digest_of, identity_of, kept, scores_of
 from ..evaluation.tasks import Task, column_task
 from ..pipeline.beton.overlap import overlap, overlap_in_words
@@ -97,7 +97,7 @@ def _told_by(
     if name == RAW_PIXELS and not copies:
         pair, pooled = within(config.floor_seconds, pair, protocol, options, classes=len(task.classes))
     features = pair.known.feature_NF.shape[1]
-    takes = work(protocol, options, rows=rows, features=features, classes=len(task.classes)) / SPEED
+    takes = PROTOCOLS[protocol].work(Size(rows, features, len(task.classes)), options) / SPEED
     title = f"{task.name}, {protocol}: {name}"
     with counting(title) as progress:
 

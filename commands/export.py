@@ -2,22 +2,14 @@
 
 from ..console import say
 from ..errors import refusing
-from ..export import place, to_detectron2, to_encoder, to_onnx, to_timm, to_torchvision, to_transformers
+from ..export import place, to_onnx
 from ..export.card import Said, card
 from ..export.compare import LIMIT, compare
+from ..export.formats import TARGETS
 from ..export.target import Target, require, weights_at
 from ..export.trained import Trained, load
 from ..pipeline.beton.manifest import file_sha256
 from ..settings.export import Export
-
-TARGETS = {
-    "encoder": to_encoder.TARGET,
-    "torchvision": to_torchvision.TARGET,
-    "timm": to_timm.TARGET,
-    "transformers": to_transformers.TARGET,
-    "onnx": to_onnx.target(raw_pixels=False),
-    "detectron2": to_detectron2.TARGET,
-}
 
 
 def export(config: Export) -> int:

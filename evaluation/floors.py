@@ -10,7 +10,7 @@ import math
 from torch.nn.functional import interpolate
 
 from .features import Features, Pair
-from .protocols import Options, work
+from .protocols import PROTOCOLS, Options, Size
 
 SPEED = 1.5e10
 """Products and sums a second of one core, in probes of many classes; what a second of --floor-seconds is worth anywhere."""
@@ -24,7 +24,7 @@ def within(seconds: float, pair: Pair, protocol: str, options: Options, *, class
     side = math.isqrt(features // 3)
 
     def takes(side: int) -> float:
-        return work(protocol, options, rows=rows, features=3 * side * side, classes=classes) / SPEED
+        return PROTOCOLS[protocol].work(Size(rows, 3 * side * side, classes), options) / SPEED
 
     if not seconds or takes(side) <= seconds:
         return pair, ""

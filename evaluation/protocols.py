@@ -80,7 +80,7 @@ def measure(
         copies,
         progress,
     )
-    return [told for name in options.protocols for told in PROTOCOLS[name](given, options)]
+    return [told for name in options.protocols for told in PROTOCOLS[name].run(given, options)]
 
 
 def _labelled(pair: Pair, task: Task, copies: Sequence[Tensor]) -> tuple[Pair, Sequence[Tensor]]:
@@ -167,27 +167,33 @@ def _joined(parts: Sequence[Score], words: str) -> Score:
     )
 
 
-PROTOCOLS = {"knn": _knn, "linear": _linear, "ridge": _ridge, "low-shot": _low_shot}
+class Size(NamedTuple):
+    """Of what a protocol learns from."""
+
+    rows: int
+    features: int
+    classes: int
 
 
-def work(protocol: str, options: Options, *, rows: int, features: int, classes: int) -> float:
-    """About how many products and sums a protocol takes; 0 for the neighbours, which are found in seconds."""
-    if protocol == "linear":
-        return linear.work(rows, features, classes, epochs=options.epochs)
-    if protocol == "ridge":
-        return ridge.work(rows, features, classes)
-    if protocol == "low-shot":
-        shares = sum(ridge.work(max(classes, int(share * rows)), features, classes) for share in SHARES)
-        return options.draws * (
-            shares + sum(ridge.work(min(rows, shots * classes), features, classes) for shots in options.shots)
-        )
-    return 0.0
+def _low_shot_work(size: Size, options: Options) -> float:
+    shares = sum(ridge.work(max(size.classes, int(share * size.rows)), size.features, size.classes) for share in SHARES)
+    counts = [min(size.rows, shots * size.classes) for shots in options.shots]
+    return options.draws * (shares + sum(ridge.work(count, size.features, size.classes) for count in counts))
 
 
-DEPENDS = {
-    "knn": ("k", "temperature", "seed"),
-    "linear": ("epochs", "seed"),
-    "ridge": ("seed",),
-    "low-shot": ("shots", "draws", "seed"),
+class Kind(NamedTuple):
+    """A protocol: its scores, the options that it reads, and what it costs."""
+
+    run: Callable[[Asked, Options], Iterator[Told]]
+    depends: tuple[str, ...]
+    """Names of Options: a score that is kept is kept for their values."""
+    work: Callable[[Size, Options], float] = lambda size, options: 0.0
+    """About how many products and sums; 0 for what takes seconds."""
+
+
+PROTOCOLS: dict[str, Kind] = {
+    "knn": Kind(_knn, ("k", "temperature", "seed")),
+    "linear": Kind(_linear, ("epochs", "seed"), lambda size, options: linear.work(*size, epochs=options.epochs)),
+    "ridge": Kind(_ridge, ("seed",), lambda size, options: ridge.work(*size)),
+    "low-shot": Kind(_low_shot, ("shots", "draws", "seed"), _low_shot_work),
 }
-"""Which options each of them reads: what a score that is kept is kept for."""

@@ -24,7 +24,7 @@ from ..files.opening import LARGE, read_text, regular
 from ..pipeline.beton.manifest import cache_folder, manifest_of
 from ..pipeline.beton.reader import Beton
 from .features import Features, Pair, Shown
-from .protocols import DEPENDS, Options, Told
+from .protocols import PROTOCOLS, Options, Told
 from .scores import Interval, Score
 from .tasks import Task
 
@@ -70,7 +70,7 @@ def scores_of(protocol: str, digest: str, task: Task, options: Options, make: Ca
     `digest` is that of the features. Options that `protocol` does not read do not count.
     """
     labels = [hashlib.sha256(_bytes(label_N)).hexdigest() for label_N in (task.train_label_N, task.test_label_N)]
-    read = [getattr(options, name) for name in DEPENDS[protocol]]
+    read = [getattr(options, name) for name in PROTOCOLS[protocol].depends]
     path = _named("scores", (SCORES, torch.__version__, digest, labels, len(task.classes), protocol, read), "json")
     found = _scores(path)
     if found is None:

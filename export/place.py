@@ -10,11 +10,12 @@ from ..checkpoint.tensorfile import write_bytes
 from ..files.locking import hold
 from ..files.opening import folder_to_hold, of_a_run, open_to_read, settle_name
 from ..pipeline.conversion.target import FULL
+from .formats import TARGETS
 
 CARD = "README.md"
 OWN = {CARD, "model.safetensors", "config.json", "preprocessor_config.json"}  # what a folder of ours holds
 MARK = "# written by viewmill export"  # in every card: nothing without one is replaced
-ENDINGS = {".safetensors", ".onnx", ".pth", ".pt", ".bin", ".ckpt", ".pkl"}  # of files of weights
+PICKLES = {".pth", ".pt", ".bin", ".ckpt", ".pkl"}  # endings of weights that no format of ours writes
 
 
 def place(out: Path, format: str, suffix: str) -> Path:
@@ -28,12 +29,17 @@ def place(out: Path, format: str, suffix: str) -> Path:
     ending = out.suffix.lower()
     if format == "encoder" and ending == ".safetensors":
         return out
-    if suffix and ending not in ENDINGS:
+    if suffix and ending not in endings():
         return out.with_name(out.name + suffix)
-    if ending in ENDINGS and ending != suffix:
+    if ending in endings() and ending != suffix:
         kind = f"a {suffix} file" if suffix else "a folder"
         raise ValueError(f"--format {format} writes {kind}, not {out.name}: name it without {out.suffix}")
     return out
+
+
+def endings() -> set[str]:
+    """Of files of weights: what formats write, and what they never do."""
+    return PICKLES | {target.suffix for target in TARGETS.values() if target.suffix}
 
 
 def card_of(out: Path) -> Path:
@@ -43,7 +49,7 @@ def card_of(out: Path) -> Path:
 
 def is_file(out: Path) -> bool:
     """Whether an export that stands at `out` is one file and its card."""
-    return out.suffix.lower() in ENDINGS
+    return out.suffix.lower() in endings()
 
 
 def check(out: Path, *, overwrite: bool) -> None:

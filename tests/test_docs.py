@@ -37,7 +37,5 @@ def test_links_within_the_repository_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page):
-    for name in re.findall(
-        rf"`((?:{'|'.join(FOLDERS)})/[a-z_0-9./-]+\.(?:py|md))`", page.read_text()
-    ):
+    for name in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[a-z_0-9./-]+\.(?:py|md))`", page.read_text()):
         assert (ROOT / name).exists(), f"{page.name} names {name}"

@@ -97,7 +97,16 @@ def test_tests_stand_in_the_folder_of_their_room():
         room = path.relative_to(ROOT / "tests").parent
         assert (ROOT / room / "__init__.py").exists() or room == Path("."), path
     assert {path.stem for path in (ROOT / "tests").glob("test_*.py")} == {
-        *("test_console", "test_docs", "test_fuzz", "test_gpu", "test_packaging", "test_run", "test_structure")
+        *(
+            "test_console",
+            "test_docs",
+            "test_extending",
+            "test_fuzz",
+            "test_gpu",
+            "test_packaging",
+            "test_run",
+            "test_structure",
+        )
     }
 
 

@@ -1,7 +1,8 @@
 """What an engine is: rows + plan -> uint8 crops, and how one is chosen by name."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -37,42 +38,34 @@ class Status(NamedTuple):
     reason: str
 
 
-def _ffcv(beton: Beton, threads: int) -> Engine:
-    from .ffcv_engine import FfcvEngine
+class Kind(NamedTuple):
+    """An engine before it is loaded: its libraries are imported only when it is asked for."""
 
-    return FfcvEngine(beton, threads)
+    stages: str
+    """Where they run, in words."""
+    module: str
+    """In this folder, with the engine's class and, where it can be missing, a function `fault`."""
+    name: str
+    """Of the class, whose constructor takes a Beton, a number of threads and `options`."""
+    options: Mapping[str, Any] = {}
+
+    def open(self, beton: Beton, threads: int) -> Engine:
+        """The engine over a data set."""
+        return getattr(self._module(), self.name)(beton, threads, **self.options)
+
+    def fault(self) -> str:
+        """Why it does not work here and what mends it; "" where it does."""
+        return getattr(self._module(), "fault", lambda **options: "")(**self.options)
+
+    def _module(self) -> Any:
+        return import_module(self.module, __package__)
 
 
-def _torch(beton: Beton, threads: int) -> Engine:
-    from .torch_engine import TorchEngine
-
-    return TorchEngine(beton, threads)
-
-
-def _dali_cpu(beton: Beton, threads: int) -> Engine:
-    from .dali_engine import DaliEngine
-
-    return DaliEngine(beton, threads, device="cpu")
-
-
-def _dali_gpu(beton: Beton, threads: int) -> Engine:
-    from .dali_engine import DaliEngine
-
-    return DaliEngine(beton, threads, device="gpu")
-
-
-# A constructor imports its engine's libraries only when that engine is asked for.
-ENGINES: dict[str, Callable[[Beton, int], Engine]] = {
-    "ffcv": _ffcv,
-    "torch": _torch,
-    "dali-cpu": _dali_cpu,
-    "dali-gpu": _dali_gpu,
-}
-STAGES = {
-    "ffcv": "decode: cores (libjpeg-turbo); crops: cores",
-    "torch": "decode: cores (Pillow); crops: cores",
-    "dali-cpu": "decode: cores (DALI); crops: cores",
-    "dali-gpu": "decode: GPU (nvJPEG); crops: GPU",
+ENGINES: dict[str, Kind] = {
+    "ffcv": Kind("decode: cores (libjpeg-turbo); crops: cores", ".ffcv_engine", "FfcvEngine"),
+    "torch": Kind("decode: cores (Pillow); crops: cores", ".torch_engine", "TorchEngine"),
+    "dali-cpu": Kind("decode: cores (DALI); crops: cores", ".dali_engine", "DaliEngine", {"device": "cpu"}),
+    "dali-gpu": Kind("decode: GPU (nvJPEG); crops: GPU", ".dali_engine", "DaliEngine", {"device": "gpu"}),
 }
 
 
@@ -85,26 +78,10 @@ def choose(name: str) -> str:
         return name
     if name != "auto":
         raise ValueError(f"no engine is called {name!r}: use auto, {', '.join(ENGINES)}")
-    return "torch" if _ffcv_fault() else "ffcv"
+    return "torch" if ENGINES["ffcv"].fault() else "ffcv"
 
 
 def survey() -> list[Status]:
     """Every engine and whether it works here. Loads DALI, which takes 2 s."""
-    faults = {"ffcv": _ffcv_fault(), "torch": "", "dali-cpu": _dali_fault("cpu"), "dali-gpu": _dali_fault("gpu")}
-    return [Status(name, not fault, STAGES[name], fault) for name, fault in faults.items()]
-
-
-def _ffcv_fault() -> str:
-    from . import libffcv
-
-    try:
-        libffcv.library()
-    except libffcv.EngineUnavailable as error:
-        return str(error)
-    return ""
-
-
-def _dali_fault(device: str) -> str:
-    from .dali_engine import fault
-
-    return fault(device)
+    faults = {name: kind.fault() for name, kind in ENGINES.items()}
+    return [Status(name, not fault, ENGINES[name].stages, fault) for name, fault in faults.items()]

@@ -9,8 +9,17 @@ from ...files.opening import descriptor_to_read
 from ..beton.reader import Beton
 from ..threads import Scratch, in_pieces
 from ..views.plan import ViewPlan
-from . import kernels
+from . import kernels, libffcv
 from .engine import Then, nothing
+
+
+def fault() -> str:
+    """Why FFCV's library does not load here and which command mends it; "" where it does."""
+    try:
+        libffcv.library()
+    except libffcv.EngineUnavailable as error:
+        return str(error)
+    return ""
 
 
 class FfcvEngine:

@@ -1,7 +1,8 @@
 """Which kind of source a path is, and several sources as one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from .arrow import SUFFIXES, ArrowImages, image_column_of
 from .binaries import Binary
@@ -15,15 +16,42 @@ from .shards import Shard
 __all__ = ["Ambiguous", "Reading", "columns_of", "is_source", "items_of", "open_sources"]
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-KINDS = (
-    "a folder of images, a .csv, .tsv or .parquet list, .tar shards, .parquet or .arrow files with images, CIFAR or STL .bin"
-)
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _table(path: Path, reading: Reading) -> Source:
+    """A list of paths, or, where a column holds images, those."""
+    return ArrowImages(path, reading) if reading.image_column or image_column_of(path) else Listed(path, reading)
+
+
+class Kind(NamedTuple):
+    """One kind of source, told by a path's name."""
+
+    words: str
+    named: Callable[[Path], bool]
+    open: Callable[[Path, Reading], Source]
+
+
+KINDS = [
+    Kind("a folder of images", lambda path: path.is_dir(), Folder),
+    Kind("a .csv or .tsv list", lambda path: _suffix(path) in DELIMITERS, Listed),
+    Kind("a .parquet or .arrow table of paths or of images", lambda path: _suffix(path) in SUFFIXES, _table),
+    Kind(".tar shards", lambda path: path.name.lower().endswith((".tar", *PACKED)), Shard),
+    Kind("CIFAR or STL .bin", lambda path: _suffix(path) == ".bin", Binary),
+]
+
+
+def known() -> str:
+    """What can be converted, in words."""
+    return ", ".join(kind.words for kind in KINDS)
 
 
 def is_source(path: Path) -> bool:
     """Whether `path` is something to convert, by its kind and name; anything else is taken for a .beton."""
-    name = path.name.lower()
-    return path.is_dir() or _suffix(path) in (*DELIMITERS, *SUFFIXES, ".tar", ".bin") or name.endswith(PACKED)
+    return any(kind.named(path) for kind in KINDS)
 
 
 def open_sources(paths: Sequence[Path], reading: Reading = Reading()) -> list[Source]:  # noqa: B008 (frozen)
@@ -65,27 +93,15 @@ def _refuse_without_effect(sources: Sequence[Source], heeded: set[str], reading:
             raise ValueError(f"{flag(field)} {value} has no effect on {where}: leave it out, or name another source")
 
 
-def _suffix(path: Path) -> str:
-    return path.suffix.lower()
-
-
 def _open(path: Path, reading: Reading) -> Source:
     if not path.exists():
-        raise ValueError(f"{path} does not exist: name {KINDS}")
-    if path.is_dir():
-        return Folder(path, reading)
-    if not path.is_file():
-        raise ValueError(f"{path} is neither a file nor a folder: name {KINDS}")
-    suffix = _suffix(path)
-    if suffix in DELIMITERS or (suffix in SUFFIXES and not (reading.image_column or image_column_of(path))):
-        return Listed(path, reading)
-    if suffix in SUFFIXES:
-        return ArrowImages(path, reading)
-    if suffix == ".tar" or path.name.lower().endswith(PACKED):
-        return Shard(path, reading)
-    if suffix == ".bin":
-        return Binary(path, reading)
-    raise ValueError(f"{path} is a file of no known kind: name {KINDS}")
+        raise ValueError(f"{path} does not exist: name {known()}")
+    if not (path.is_dir() or path.is_file()):
+        raise ValueError(f"{path} is neither a file nor a folder: name {known()}")
+    kind = next((kind for kind in KINDS if kind.named(path)), None)
+    if kind is None:
+        raise ValueError(f"{path} is a file of no known kind: name {known()}")
+    return kind.open(path, reading)
 
 
 def columns_of(sources: Sequence[Source]) -> list[str]:

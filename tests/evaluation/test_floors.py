@@ -13,7 +13,7 @@ from faults import TINY, run
 from viewmill.commands import evaluate
 from viewmill.evaluation.features import Features, Pair
 from viewmill.evaluation.floors import LEAST, SPEED, within
-from viewmill.evaluation.protocols import Options, work
+from viewmill.evaluation.protocols import PROTOCOLS, Options, Size
 from viewmill.pipeline.beton.reader import RAW, Sample
 from viewmill.pipeline.beton.writer import write_beton
 from viewmill.run import main
@@ -29,8 +29,11 @@ def raw(count, side=32):
 def test_raw_pixels_are_pooled_as_far_as_the_seconds_ask_and_no_further():
     protocol = "linear"
     pair, options = Pair(raw(50), raw(20)), Options((protocol,))
-    sizes = {"rows": 50, "classes": 100}
-    whole = work(protocol, options, features=3072, **sizes) / SPEED
+
+    def takes(features):
+        return PROTOCOLS[protocol].work(Size(50, features, 100), options) / SPEED
+
+    whole = takes(3072)
     assert within(whole, pair, protocol, options, classes=100) == (pair, "")
     assert within(0, pair, protocol, options, classes=100) == (pair, "")
     fewer, words = within(whole / 4, pair, protocol, options, classes=100)
@@ -38,8 +41,8 @@ def test_raw_pixels_are_pooled_as_far_as_the_seconds_ask_and_no_further():
     side = round((features / 3) ** 0.5)
     assert (features, words) == (3 * side * side, f"pixels pooled from 32 to {side} px")
     assert fewer.asked.feature_NF.shape == (20, features)
-    assert work(protocol, options, features=features, **sizes) / SPEED <= whole / 4
-    assert work(protocol, options, features=3 * (side + 1) ** 2, **sizes) / SPEED > whole / 4
+    assert takes(features) <= whole / 4
+    assert takes(3 * (side + 1) ** 2) > whole / 4
     assert torch.allclose(fewer.known.feature_NF.mean(dim=1), pair.known.feature_NF.mean(dim=1), atol=0.02)
     least, words = within(1e-12, pair, protocol, options, classes=100)
     assert words == f"pixels pooled from 32 to {LEAST} px"

@@ -12,7 +12,7 @@ from torch import nn
 
 from viewmill.evaluation import store
 from viewmill.evaluation.features import Features, Pair, Pixels, Shown, augmented, batches, extract, mild, raw_pixels, unseen
-from viewmill.evaluation.protocols import DEPENDS, Options, measure
+from viewmill.evaluation.protocols import PROTOCOLS, Options, measure
 from viewmill.evaluation.tasks import Task
 from viewmill.pipeline.beton.manifest import file_sha256, sidecars
 from viewmill.pipeline.beton.reader import RAW, Sample, open_beton
@@ -141,7 +141,7 @@ def test_scores_of_the_same_features_labels_and_options_are_told_once(beton, cac
     assert {path.suffix for path in (cache.parent / "scores").iterdir()} == {".json"}
 
 
-@pytest.mark.parametrize("protocol", DEPENDS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_what_a_protocol_reads_is_what_its_scores_are_kept_for(beton, protocol):
     read = set()
 
@@ -153,7 +153,7 @@ def test_what_a_protocol_reads_is_what_its_scores_are_kept_for(beton, protocol):
     features, label_N = made(raw_pixels(16), beton), torch.arange(300) % 3
     task = Task("thirds", label_N, label_N, ("a", "b", "c"))
     measure(Pair(features, features), task, Watched((protocol,), k=(5,), epochs=1, shots=(1,), draws=1))
-    assert read & set(Options._fields) == {"protocols", *DEPENDS[protocol]}
+    assert read & set(Options._fields) == {"protocols", *PROTOCOLS[protocol].depends}
 
 
 @pytest.mark.parametrize("harm", [b"", b"{", b"\xff", b"0\n[]"])

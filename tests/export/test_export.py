@@ -23,10 +23,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from viewmill.checkpoint import layout
-from viewmill.commands import export as exporting
-from viewmill.commands.export import TARGETS, export
+from viewmill.commands.export import export
 from viewmill.errors import Refused
 from viewmill.export import compare, place, to_onnx
+from viewmill.export.formats import TARGETS
 from viewmill.export.trained import load
 from viewmill.models import layouts
 from viewmill.models.encoders import DESIGNS, ResNet
@@ -677,7 +677,7 @@ def test_what_the_library_sees_otherwise_is_removed_and_the_difference_is_said(
         features = target.load(trained, path)
         return lambda image: spoilt(features(image))
 
-    monkeypatch.setitem(exporting.TARGETS, format, target._replace(load=load_otherwise))
+    monkeypatch.setitem(TARGETS, format, target._replace(load=load_otherwise))
     assert export(Export(kinds(kind), tmp_path / "made", format=format)) == 1
     said = capsys.readouterr().err
     difference = said.split("features differ by ")[1].split(" ")[0]

@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 from ...console import say
 from ...files.typed import read_json
 from ..run_folder import write_json
+from .accelerate_trackers import OPENING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     Picture = np.ndarray | Callable[[], np.ndarray]
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
 LAST = "_histogram"  # ends the names of histograms: shares of the bins that cut [-1, 1] into equal parts
 
 Spared = Callable[[str], contextlib.AbstractContextManager[None]]
@@ -50,8 +50,8 @@ class Tracking(NamedTuple):
 def installed(names: Sequence[str]) -> None:
     """Raise ValueError for a tracker that is not known or not installed; imports none."""
     for name in names:
-        if name not in TRACKERS:
-            raise ValueError(f"no tracker is called {name!r}: use {', '.join(TRACKERS)}")
+        if name not in OPENING:
+            raise ValueError(f"no tracker is called {name!r}: use {', '.join(OPENING)}")
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:  # a folder of that name in the working directory is no package
             extra = "trackio" if name == "trackio" else "track"
@@ -81,7 +81,7 @@ def tracked(
         yield Tracking(lambda values, step: None, lambda pictures, step: None)
         return
     spared, running = _sparing(warn), {}
-    from .accelerate_trackers import OPENING, Run
+    from .accelerate_trackers import Run
 
     try:
         for name in names:

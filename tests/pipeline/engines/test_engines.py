@@ -160,7 +160,7 @@ def test_views_of_two_sizes_stand_each_in_its_group(photo_beton, name):
     places = {"height_B": photo_beton.height_N[row_B], "width_B": photo_beton.width_N[row_B]}
     drawn = plan.draw(recipe, seed=1, epoch=2, row_B=row_B, **places)
     outs = np.empty((2, 10, 48, 48, 3), np.uint8), np.empty((2, 10, 20, 20, 3), np.uint8)
-    with closing(engine.ENGINES[name](photo_beton, 2)) as running:
+    with closing(engine.ENGINES[name].open(photo_beton, 2)) as running:
         assert running.crops(row_B, drawn, outs).all()
         for group, members in enumerate(recipe.groups):
             for slot, v in enumerate(members):
@@ -205,7 +205,7 @@ def test_a_row_replaced_by_an_image_of_another_size_is_invalid(photo_beton, mill
 
 @BOTH
 def test_an_engine_may_be_closed_twice(photo_beton, name):
-    running = engine.ENGINES[name](photo_beton, 1)
+    running = engine.ENGINES[name].open(photo_beton, 1)
     running.close()
     running.close()
 
@@ -220,7 +220,7 @@ def test_here_every_engine_works_and_auto_takes_the_first():
     assert list(found) == list(engine.ENGINES)
     assert [(found[name].works, found[name].reason) for name in ("ffcv", "torch")] == [(True, "")] * 2
     assert found["dali-gpu"].works or found["dali-gpu"].reason
-    assert all(status.stages == engine.STAGES[status.name] for status in engine.survey())
+    assert all(status.stages == engine.ENGINES[status.name].stages for status in engine.survey())
     assert [engine.choose(name) for name in ("auto", "ffcv", "torch")] == ["ffcv", "ffcv", "torch"]
 
 
