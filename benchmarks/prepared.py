@@ -31,13 +31,13 @@ def opened(data: Beton, folder: Path, /, **settings: Any) -> Iterator[Any]:
     with ExitStack() as stack:
         with redirect_stderr(io.StringIO()):  # its plan
             job = prepare(config, METHODS[config.method], data, accelerator, stack)
-        job.learner.model.train()
+        job.state.model.train()
         yield job
 
 
-def step(job: Any, batch: Any, learner: Any = None) -> Any:
+def step(job: Any, batch: Any, state: Any = None) -> Any:
     """One step, with the learning rate 0 that an optimiser begins with."""
-    about = (learner or job.learner, job.method, batch, job.moment(0), job.accelerator)
+    about = (state or job.state, job.method, batch, job.moment(0), job.accelerator)
     return take_step(*about, part=Part(1, last=True), observe=False)
 
 

@@ -34,7 +34,7 @@ from ..pipeline.threads import usable_cores
 from ..settings import Bench
 from ..training.log import hardware, versions
 from ..training.resume import facts_of, parts_of, restore_
-from ..training.state import advance_, forward, watch_
+from ..training.state import advance_, forward, update_probe_
 from . import launched
 from .launched import WALKTHROUGH, described
 from .measured import Measured
@@ -144,34 +144,34 @@ def loader_price(job: Any, fed: Fed, *, repeats: int) -> Measured:
 
 def additions(job: Any, *, repeats: int) -> Iterator[Measured]:
     """What the engine does in a step beside forward, backward and a bare update, each timed after a real step."""
-    learner, method, moment, accelerator = job.learner, job.method, job.moment(0), job.accelerator
-    plain, optimiser = learner._replace(average=None), learner.optimiser
+    state, method, moment, accelerator = job.state, job.method, job.moment(0), job.accelerator
+    plain, optimiser = state._replace(average=None), state.optimiser
     with closing(batches(job.loader, start=0, stop=1)) as source:
         batch = next(source)
-    outputs = forward(learner, method, batch, moment, accelerator)
-    gradients = [(p, torch.randn_like(p)) for p in learner.network.parameters() if p.requires_grad]
+    outputs = forward(state, method, batch, moment, accelerator)
+    gradients = [(p, torch.randn_like(p)) for p in state.network.parameters() if p.requires_grad]
 
     def update(whose: Any) -> None:
-        tell = (torch.zeros((), device=accelerator.device), batch.valid_B.any())
-        advance_(whose, method, moment, tell=tell)
+        to_agree = (torch.zeros((), device=accelerator.device), batch.valid_B.any())
+        advance_(whose, method, moment, to_agree=to_agree)
 
     def bare() -> None:
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
     def statistics() -> None:
-        learner.statistics.keep()
-        learner.statistics.mend_()
+        state.statistics.keep()
+        state.statistics.mend_()
 
     def probe(observe: bool) -> None:
-        watch_(learner, outputs, batch, moment, observe=observe)
+        update_probe_(state, outputs, batch, moment, observe=observe)
 
     contenders: dict[str, Callable[[], Any]] = {
         "bare update": bare,
         "guarded update": lambda: update(plain),
-        "guarded update with moving average": lambda: update(learner),
+        "guarded update with moving average": lambda: update(state),
         "running statistics kept": statistics,
-        "seed of the step": lambda: seed_step(learner.settings["seed"], moment.step),
+        "seed of the step": lambda: seed_step(state.settings["seed"], moment.step),
         "online probe": lambda: probe(False),
         "online probe, observed": lambda: probe(True),
     }
@@ -197,13 +197,13 @@ def additions(job: Any, *, repeats: int) -> Iterator[Measured]:
 
 def stall(job: Any, *, repeats: int) -> Iterator[Measured]:
     """How long the loop stands still for a checkpoint, none being under way, and its share of the time between two."""
-    learner, accelerator, waits, steps = job.learner, job.accelerator, [], []
+    state, accelerator, waits, steps = job.state, job.accelerator, [], []
     with closing(batches(job.loader, start=0, stop=1)) as source:
         batch = next(source)
     with Writer(job.config.out / "checkpoints") as writer:
 
         def submit(number: int) -> None:
-            writer.submit(number, parts_of(learner), facts_of(learner, accelerator, step=number))
+            writer.submit(number, parts_of(state), facts_of(state, accelerator, step=number))
 
         for turn in range(repeats + 1):
             steps.append(clock(lambda: step(job, batch), accelerator.device))
@@ -212,7 +212,7 @@ def stall(job: Any, *, repeats: int) -> Iterator[Measured]:
         if faults := writer.take_faults():
             raise RuntimeError(faults[0])
     rows, apart = len(job.beton), INTERVAL * median(steps[1:])
-    name = "checkpoint, training stands still" + (f", bank of {rows:,} x 128" if "bank" in learner.memory else "")
+    name = "checkpoint, training stands still" + (f", bank of {rows:,} x 128" if "bank" in state.memory else "")
     yield Measured(name, "ms", [1e3 * wait for wait in waits[1:]], note=f"the first, into new memory, {1e3 * waits[0]:.1f}")
     note = f"{INTERVAL:,} steps of {apart / INTERVAL * 1e3:,.0f} ms"
     yield Measured(f"{name}, of the time between two", "%", [100 * w / apart for w in waits[1:]], most=1, note=note)
@@ -236,7 +236,7 @@ def restored(data: Path, rows: int, folder: Path, saved: Path, settings: dict[st
     """Seconds of restoring in this process."""
     with opened(first_rows(open_beton(data), rows), folder, **settings) as job:
         started = time.perf_counter()
-        there = restore_(saved, job.learner)
+        there = restore_(saved, job.state)
         seconds = time.perf_counter() - started
     if there.step == 0 or there.passed_over:
         raise RuntimeError(f"{saved} was not restored: {there}")

@@ -91,7 +91,7 @@ def of_occurring(held: Online, number_C: Tensor) -> Online:
 
 
 @torch.no_grad()
-def watch_(
+def update_probe_(
     online: Online, feature_BF: Tensor, label_B: Tensor, valid_B: Tensor, row_B: Tensor, *, step: int, observe: bool
 ) -> dict[str, Tensor]:
     """Learn from one batch; if asked to `observe`, first say how well it was predicted (else an empty dict).

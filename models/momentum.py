@@ -9,7 +9,7 @@ from torch import Tensor
 from .network import Network
 
 
-def follower(network: Network) -> Network:
+def ema_copy(network: Network) -> Network:
     """A copy that takes no gradient and makes embeddings alone, without predictor and decoders.
 
     It stays in training mode, so that its batch norm uses the batch, as MoCo's does.
@@ -27,12 +27,12 @@ def momentum_at(step: int, *, steps: int, value: float, rising: bool) -> float:
 
 
 @torch.no_grad()
-def follow_(target: torch.nn.Module, network: torch.nn.Module, *, momentum: float, sound: Tensor) -> None:
+def ema_update_(target: torch.nn.Module, network: torch.nn.Module, *, momentum: float, finite: Tensor) -> None:
     """target <- momentum * target + (1 - momentum) * network, parameters only: each keeps its own running statistics.
 
     Nothing at all where the update that the network took was not `sound`, a bool on the device.
     """
-    step = (1 - momentum) * sound.float()
+    step = (1 - momentum) * finite.float()
     for name, parameter in target.named_parameters():
         parameter.lerp_(network.get_parameter(name), step)
 
@@ -43,13 +43,13 @@ def averaged(network: Network) -> Network:
 
 
 @torch.no_grad()
-def average_(average: Network, network: torch.nn.Module, *, update: int, momentum: float, sound: Tensor) -> None:
+def average_(average: Network, network: torch.nn.Module, *, update: int, momentum: float, finite: Tensor) -> None:
     """An exponential moving average of weights and running statistics; after `update` sound steps of a plain mean's weight.
 
     Its momentum rises as (1 + update) / (10 + update) to what was asked for, or the first weights, which are random, would
     stay in it for thousands of updates.
     """
-    step = (1 - min(momentum, (1 + update) / (10 + update))) * sound.float()
+    step = (1 - min(momentum, (1 + update) / (10 + update))) * finite.float()
     new = dict(network.named_parameters()) | dict(network.named_buffers())
     for name, held in (*average.named_parameters(), *average.named_buffers()):
         if held.is_floating_point():

@@ -131,22 +131,22 @@ class BetonLoader:
         steps = len(self)
         rows = order.permutation(len(self._beton), seed=self._seed, epoch=number)
 
-        def mill(step: int) -> Milled:
+        def make(step: int) -> Milled:
             row_B = rows[step * self._batch : (step + 1) * self._batch][self._share]
             return self._mill(self.recipe, row_B, epoch=number, step=number * steps + step)
 
-        return self._deliver(mill, range(skip, steps))
+        return self._deliver(make, range(skip, steps))
 
     def once(self) -> Generator[ViewBatch]:
         """See ViewLoader."""
         recipe = weak(self.recipe.views[0].size, self.recipe.views[0])
         starts = range(0, len(self._beton), self._batch)
 
-        def mill(start: int) -> Milled:
+        def make(start: int) -> Milled:
             row_B = np.arange(start, min(start + self._batch, len(self._beton)))
             return self._mill(recipe, row_B, epoch=0, step=None)
 
-        return self._deliver(mill, starts)
+        return self._deliver(make, starts)
 
     def batch_of(self, row_B: np.ndarray, *, epoch: int) -> ViewBatch:
         """The views that rows `row_B` have in `epoch`, whichever batch they fall in."""
@@ -192,8 +192,8 @@ class BetonLoader:
             return torch.empty(flat, dtype=self._dtype, pin_memory=True).permute(0, 3, 1, 2)
         return self._buffers.take(flat, self._dtype).permute(0, 3, 1, 2)
 
-    def _deliver(self, mill: Callable[[int], Milled], steps: range) -> Generator[ViewBatch]:
-        milled = map(mill, steps) if self._ahead == 0 else prefetch(mill, steps, self._ahead)
+    def _deliver(self, make: Callable[[int], Milled], steps: range) -> Generator[ViewBatch]:
+        milled = map(make, steps) if self._ahead == 0 else prefetch(make, steps, self._ahead)
         for item in milled:
             yield self._develop(item)
 
@@ -202,7 +202,7 @@ class BetonLoader:
         if self.placement == "device":
             spaces = [item.plan.recipe.views[members[0]].space for members in item.plan.recipe.groups]
             views = tuple(
-                photometrics_device.develop(crops.flatten(0, 1), draws.to(self._device), space).to(self._dtype)
+                photometrics_device.apply_photometrics(crops.flatten(0, 1), draws.to(self._device), space).to(self._dtype)
                 for crops, draws, space in zip(views, item.draws, spaces, strict=True)
             )
         return ViewBatch(

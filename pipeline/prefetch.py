@@ -8,8 +8,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def prefetch(mill: Callable[[int], Item], steps: range, ahead: int) -> Iterator[Item]:
-    """`map(mill, steps)`, run by a thread up to `ahead` items early; ends with its consumer, raises what it meets."""
+def prefetch(make: Callable[[int], Item], steps: range, ahead: int) -> Iterator[Item]:
+    """`map(make, steps)`, run by a thread up to `ahead` items early; ends with its consumer, raises what it meets."""
     ready: queue.Queue[Item | BaseException | None] = queue.Queue(ahead)
     stop = threading.Event()
 
@@ -25,7 +25,7 @@ def prefetch(mill: Callable[[int], Item], steps: range, ahead: int) -> Iterator[
             for step in steps:
                 if stop.is_set():
                     return
-                hand_over(mill(step))
+                hand_over(make(step))
             hand_over(None)
         except BaseException as error:  # carried to the consumer's thread and raised there
             hand_over(error)

@@ -143,8 +143,8 @@ def _late(fault: Fault) -> None:
     Meeting.part, Meeting.agree, Meeting.of_main = part, point(Meeting.agree), point(Meeting.of_main)
 
 
-def _rate(learner: Any, rate: float) -> None:
-    for group in learner.optimiser.param_groups:
+def _rate(train_state: Any, rate: float) -> None:
+    for group in train_state.optimiser.param_groups:
         group["lr"] = rate
 
 
@@ -155,7 +155,7 @@ def _break_fine_tuning(fault: Fault) -> None:
 
     def take_step(run: Any, batch: Any, *, step: int, asked: int) -> Any:
         if step + 1 == fault.step:
-            _rate(run.learner, fault.value)
+            _rate(run.state, fault.value)
         return usual(run, batch, step=step, asked=asked)
 
     tuning.take_step = take_step
@@ -169,12 +169,12 @@ def _afflict(fault: Fault, given: Sequence[str]) -> None:  # noqa: C901 (a table
         return
     usual = pretraining.take_step
 
-    def step(learner: Any, method: Any, batch: Any, moment: Any, *rest: Any, **options: Any) -> Any:
+    def step(train_state: Any, method: Any, batch: Any, moment: Any, *rest: Any, **options: Any) -> Any:
         if fault.step <= moment.step + 1 <= max(fault.step, fault.last):
             batch = IN_A_STEP[fault.kind](fault, given, batch)
         if fault.kind == "broken" and moment.step + 1 == fault.step:
-            _rate(learner, fault.value)
-        return usual(learner, method, batch, moment, *rest, **options)
+            _rate(train_state, fault.value)
+        return usual(train_state, method, batch, moment, *rest, **options)
 
     match fault.kind:
         case "broken" if given[0] != "train":

@@ -11,7 +11,7 @@ from viewmill.distributed import collectives
 from viewmill.methods.parts import Nearest, Ring
 from viewmill.methods.schedules import Moment
 from viewmill.methods.table import METHODS
-from viewmill.models.momentum import follow_, follower
+from viewmill.models.momentum import ema_copy, ema_update_
 from viewmill.models.network import Batch, Network
 from viewmill.objectives import memory as memories
 from viewmill.objectives import objective
@@ -56,10 +56,10 @@ def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
         "batch_norm": "local",
     }
     model = Network(architecture(settings, method)).to(device)
-    target = None if method.target is None else follower(model)
+    target = None if method.target is None else ema_copy(model)
     optimiser = sgd(model, momentum=0.9, weight_decay=1e-4)
     set_learning_rate_(optimiser, 0.01)
-    guard, late = start(scaled=dtype == torch.float16, device=device), DelayedRead()
+    scaler, late = start(scaled=dtype == torch.float16, device=device), DelayedRead()
     memory = memories.start(method, rows=len(photo_beton), batch=8, dimension=8, seed=0, device=device)
     with loader(photo_beton, RECIPES[method.recipe](32), "cuda") as source:
         for number, batch in enumerate(source.epoch(0)):
@@ -72,14 +72,14 @@ def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
                     views = target(seen).embedding_VBD[: len(method.target_views)]
                     outputs = outputs._replace(target_VBD=views)
             loss, scalars, pending = objective.loss(method, outputs, memory, images, moment, observe=number == 0)
-            backward(loss, guard, Part(1, True))
-            tell = (torch.zeros((), device=device), batch.valid_B.any())
+            backward(loss, scaler, Part(1, True))
+            to_agree = (torch.zeros((), device=device), batch.valid_B.any())
             verdict = update_(
-                optimiser, guard, clip=1.0, scaled=dtype == torch.float16, rank=0, tell=tell, most=collectives.most
+                optimiser, scaler, clip=1.0, scaled=dtype == torch.float16, rank=0, to_agree=to_agree, most=collectives.most
             )
             told = late.bring(verdict.numbers())
             if target is not None:
-                follow_(target, model, momentum=0.99, sound=verdict.sound)
+                ema_update_(target, model, momentum=0.99, finite=verdict.finite)
             memories.write_(method, memory, outputs, images, moment, pending)
         torch.cuda.set_sync_debug_mode("default")
     assert np.isfinite(scalars["loss"].item())

@@ -158,10 +158,10 @@ def test_every_method_trains_resumes_to_the_same_bits_and_can_be_evaluated(metho
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["top1"] > 1 / 8
 
-    def breaking(learner, method, batch, moment, *rest, **options):
+    def breaking(train_state, method, batch, moment, *rest, **options):
         if moment.step == 3:
             raise KeyboardInterrupt
-        return usual(learner, method, batch, moment, *rest, **options)
+        return usual(train_state, method, batch, moment, *rest, **options)
 
     usual = pretraining.take_step
     monkeypatch.setattr(pretraining, "take_step", breaking)

@@ -25,15 +25,15 @@ def plan(run: Pretraining, given: str) -> None:
     from .resume import parts_of
 
     config, settings, world = run.config, run.settings, run.accelerator.num_processes
-    network, device = run.learner.network, run.accelerator.device
+    network, device = run.state.network, run.accelerator.device
     count = sum(parameter.numel() for parameter in network.parameters())
     views, positive, negatives, memory, loss, source = summary(run.method)
     share = f", {settings['batch'] // world} on each of {world} processes" if world > 1 else ""
     gathered = f", {config.accumulate} batches an update" if config.accumulate > 1 else ""
     extras = [f"clipped at {config.clip:g}"] if config.clip else []
     extras += [f"moving average {config.ema:g}"] if config.ema else []
-    size = needed_bytes(parts_of(run.learner)) / 1e6
-    number_C = run.learner.number_C
+    size = needed_bytes(parts_of(run.state)) / 1e6
+    number_C = run.state.number_C
     classes = 0 if number_C is None else len(number_C)
     unwatched = too_large(network.features, classes) if settings["online"] and classes > 1 else ""
     rows = [
@@ -68,7 +68,7 @@ def _estimate(run: Pretraining) -> str:
     tensors = [(len(recipe.groups[group]), recipe.views[recipe.groups[group][0]].size) for group, *_ in recipe.tensors]
     followed = len(run.method.target_views) / max(run.method.online_views, 1) if run.method.target else 0.0
     options = {"followed": followed, "autocast": lambda: autocast(run.accelerator)}
-    each = seconds_per_image(run.learner.network, tensors, **options)
+    each = seconds_per_image(run.state.network, tensors, **options)
     seconds = each * config.batch / run.accelerator.num_processes * (run.steps - run.first)
     text = f"about {duration(seconds)} at {run.accelerator.num_processes / each:.3g} images/s on this processor"
     if seconds < LONG_S:

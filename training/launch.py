@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from ..checkpoint.writer import Writer
-    from .state import Learner
+    from .state import TrainState
     from .update import Agreed
 
 REASONS = {0: "done", 75: "stopped early by a signal", 130: "interrupted"}
@@ -209,9 +209,9 @@ def standing(start: Start, writer: "Writer", note: Callable[..., None], *, first
         start.ended["step"] = stand()
 
 
-def at_its_end(learner: "Learner", *, step: int) -> str:
+def at_its_end(state: "TrainState", *, step: int) -> str:
     """Why a training that has taken all its steps has failed all the same."""
-    if left := int(learner.guard["in_a_row"]):
+    if left := int(state.scaler["in_a_row"]):
         return f"the last updates were left out, since they were not finite: {left} in a row, up to step {step}"
     return f"after the last update, of step {step}, the network gives no finite loss any more"
 

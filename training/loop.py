@@ -21,8 +21,8 @@ from ..errors import Failed, Unsound
 from .display.clock import Clock
 from .launch import REASONS, Start, at_its_end, left_out, standing
 from .optimisers import set_learning_rate_
-from .resume import is_sound, save
-from .state import Learner
+from .resume import gives_finite_loss, save
+from .state import TrainState
 from .update import Agreed, DelayedRead, Part, Verdict, part_of
 
 
@@ -67,7 +67,7 @@ class Run(Protocol):
     """What is trained, and how often the loop does what. Batches of a step are the same however often it was stopped."""
 
     @property
-    def learner(self) -> Learner:
+    def state(self) -> TrainState:
         """Everything that a step changes."""
         ...
 
@@ -163,7 +163,7 @@ class Run(Protocol):
         """The step's scalars as numbers: here the host waits for the device. Every process calls it."""
         ...
 
-    def loss(self, batch: Any, step: int, learner: Learner) -> Tensor:
+    def loss(self, batch: Any, step: int, state: TrainState) -> Tensor:
         """The loss of a batch, of which nothing is learnt or remembered."""
         ...
 
@@ -174,9 +174,9 @@ def loop(run: Run, asked: Callable[[], int], start: Start) -> dict[str, Any]:
     Returns `code`, `step` and `reason` as exit.json has them. Raises Failed where no image could be read or the last
     checkpoint could not be written, and Unsound where too many updates in a row were not finite.
     """
-    learner, accelerator = run.learner, run.accelerator
-    step, code, rate, due, late, sound = run.first, 0, 0.0, False, DelayedRead(), True
-    learner.model.train()
+    state, accelerator = run.state, run.accelerator
+    step, code, rate, due, late, finite = run.first, 0, 0.0, False, DelayedRead(), True
+    state.model.train()
     with ExitStack() as stack:
         report = stack.enter_context(run.reporting())
         writer = stack.enter_context(Writer(run.out / "checkpoints", keep=run.keep, keep_every=run.keep_every))
@@ -188,7 +188,7 @@ def loop(run: Run, asked: Callable[[], int], start: Start) -> dict[str, Any]:
             # where this step stands: in its update, on the schedules
             at, part = step, part_of(step, steps=run.steps, per_epoch=run.per_epoch, accumulate=run.accumulate)
             earlier, rate = rate, run.rate(step)
-            set_learning_rate_(learner.optimiser, rate)
+            set_learning_rate_(state.optimiser, rate)
             if computed := run.refresh_(step):
                 report.event(computed, step=step)
             # the step itself, on the device alone
@@ -207,16 +207,16 @@ def loop(run: Run, asked: Callable[[], int], start: Start) -> dict[str, Any]:
                 report.reading(run.read(output, step=at), clock, step=step, rate=rate, saved=writer.saved)
             if part.last and (due or code):
                 due = False
-                sound = is_sound(learner, partial(run.loss, batch, at))
-                save(writer, start.hold, learner, accelerator, step=step, sound=sound)
+                finite = gives_finite_loss(state, partial(run.loss, batch, at))
+                save(writer, start.hold, state, accelerator, step=step, finite=finite)
                 report.pictures(batch, output, step=step)
             report.faults(writer.take_faults(), step=step)
             if code:
                 break
         # the end: nothing is done before it is on the disk, and all processes know
         check_update(late.rest(), report, run, step=step, rate=rate)
-        if not (code or sound):
-            raise Unsound(at_its_end(learner, step=step))
+        if not (code or finite):
+            raise Unsound(at_its_end(state, step=step))
         writer.wait()
         report.faults(lost := writer.take_faults(), step=step)
         written = step == run.first or (writer.saved is not None and writer.saved.step == step)
@@ -240,7 +240,7 @@ def check_update(numbers: Sequence[float] | None, report: Reporter, run: Run, *,
     agreed = Agreed(*numbers)
     if not agreed.readable:
         raise Failed(f"no image of step {step} could be read: is {run.data} still whole? `viewmill inspect` tells")
-    precision = run.learner.settings["precision"]
+    precision = run.state.settings["precision"]
     if fault := left_out(agreed, step=step, rate=rate, most=run.max_masked, precision=precision):
         report.fault("masked", fault, step=step)
     return int(agreed.asked)

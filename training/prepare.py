@@ -26,7 +26,7 @@ from .state import Settings, architecture, build
 
 
 def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerator, stack: ExitStack) -> Pretraining:
-    """Loader and learner of a run, continued where it stands; raises ValueError for what does not fit."""
+    """Loader and state of a run, continued where it stands; raises ValueError for what does not fit."""
     method = for_images(config, method, rows=len(beton), earlier=recorded(config.out))
     loader = stack.enter_context(closing(open_loader(config, method, beton, accelerator)))
     settings = describe(config, method, beton, loader)
@@ -34,7 +34,7 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
     goes_on = begun(config.out)
     init = None if goes_on else config.init
     settings["init"] = recorded(config.out).get("init") if goes_on else init and fingerprint(init)
-    learner, given = build(
+    state, given = build(
         settings,
         method,
         beton,
@@ -47,16 +47,16 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
     )
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
-    step, passed_over = restore_(config.out, learner)
+    step, passed_over = restore_(config.out, state)
     every = config.checkpoint_every or min(len(loader), 1000)
-    run = Pretraining(config, method, settings, beton, loader, learner, accelerator, step, every)
+    run = Pretraining(config, method, settings, beton, loader, state, accelerator, step, every)
     if accelerator.is_main_process:
         for fault in passed_over:
             say(f"passed over: {fault}")
         if step:
             say(f"continuing {config.out} at step {step} of {settings['steps']}")
         if step < settings["steps"]:
-            tight = check_room(config.out / "checkpoints", parts_of(learner), keep=config.keep)
+            tight = check_room(config.out / "checkpoints", parts_of(state), keep=config.keep)
             plan(run, given)
             say(tight) if tight else None
     return run

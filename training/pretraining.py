@@ -21,7 +21,7 @@ from .learning_rate import rate_at
 from .loop import StepOutput
 from .options import peak_rate
 from .progress import Report, reporting
-from .state import Learner, Settings
+from .state import Settings, TrainState
 from .step import loss_of, take_step
 from .update import Part
 
@@ -34,7 +34,7 @@ class Pretraining(NamedTuple):
     settings: Settings
     beton: Beton
     loader: BetonLoader
-    learner: Learner
+    state: TrainState
     accelerator: Accelerator
     first: int
     every: int
@@ -105,7 +105,7 @@ class Pretraining(NamedTuple):
 
     def observes(self, done: int, *, due: bool) -> bool:
         """Whether the step that makes so many is logged with all that is to be known of it."""
-        listens = memory.listens(self.method, self.learner.memory, self.moment(done - 1))
+        listens = memory.listens(self.method, self.state.memory, self.moment(done - 1))
         return done % self.config.log_every == 0 or done == self.first + 1 or listens or due
 
     def reporting(self) -> AbstractContextManager[Report]:
@@ -118,35 +118,35 @@ class Pretraining(NamedTuple):
 
     def refresh_(self, step: int) -> str:
         """Cluster the bank anew where the method does so before `step`."""
-        return "clusters" if memory.refresh_(self.method, self.learner.memory, self.moment(step)) else ""
+        return "clusters" if memory.refresh_(self.method, self.state.memory, self.moment(step)) else ""
 
     def take_step(self, batch: ViewBatch, *, step: int, part: Part, observe: bool, asked: int) -> StepOutput:
         """One batch of training."""
-        about = (self.learner, self.method, batch, self.moment(step), self.accelerator)
+        about = (self.state, self.method, batch, self.moment(step), self.accelerator)
         return take_step(*about, part=part, observe=observe, asked=asked)
 
     def read(self, output: StepOutput, *, step: int) -> dict[str, Any]:
         """The step's scalars and histograms, of which an adaptive schedule hears the loss."""
         moment = self.moment(step)
         numbers = observed(self, output, moment)
-        memory.hear_(self.method, self.learner.memory, numbers["loss"], moment)
+        memory.hear_(self.method, self.state.memory, numbers["loss"], moment)
         return numbers
 
-    def loss(self, batch: ViewBatch, step: int, learner: Learner) -> Tensor:
+    def loss(self, batch: ViewBatch, step: int, state: TrainState) -> Tensor:
         """The loss of a batch, of which nothing is learnt or remembered."""
-        return loss_of(self.method, batch, self.moment(step), self.accelerator, learner)
+        return loss_of(self.method, batch, self.moment(step), self.accelerator, state)
 
 
 def observed(run: Pretraining, output: StepOutput, moment: Moment) -> dict[str, Any]:
     """The step's scalars and histograms: the one place where the host waits for the device. Every process calls it."""
     values: dict[str, Any] = {name: value.tolist() for name, value in run.accelerator.reduce(output.scalars, "mean").items()}
-    edge = outer_edge(run.method, run.learner.memory, moment)
+    edge = outer_edge(run.method, run.state.memory, moment)
     values |= derived(run.method, values, run.config.embedding) | ({} if edge is None else {"outer": edge})
     if output.verdict is not None:
         values["grad_norm"] = output.verdict.norm.item()
     if run.config.precision == "fp16":
-        values["scale"] = run.learner.guard["scale"].item()
-    return values | {"masked": int(run.learner.guard["masked"]), "memory_bytes": _memory_bytes(run.accelerator.device)}
+        values["scale"] = run.state.scaler["scale"].item()
+    return values | {"masked": int(run.state.scaler["masked"]), "memory_bytes": _memory_bytes(run.accelerator.device)}
 
 
 def _memory_bytes(device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""A run's state on disk: what a checkpoint holds, how a learner gets it back, and the encoders of a finished run."""
+"""A run's state on disk: what a checkpoint holds, how a training gets it back, and the encoders of a finished run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,56 +22,56 @@ from . import update
 from .log import versions
 from .run_config import FromZero, as_now, config_of, unlike
 from .run_folder import Hold, read_config
-from .state import Learner, Settings, network
+from .state import Settings, TrainState, network
 
 Parts = dict[str, dict[str, Tensor]]
 
 
-def parts_of(learner: Learner) -> Parts:
-    """What a checkpoint of `learner` holds: live tensors, by file and name."""
+def parts_of(state: TrainState) -> Parts:
+    """What a checkpoint of `state` holds: live tensors, by file and name."""
     return {
-        "model": learner.network.state_dict(),
-        **({"target": learner.target.state_dict()} if learner.target is not None else {}),
-        **({"ema": learner.average.state_dict()} if learner.average is not None else {}),
-        "optimiser": layout.optimiser_tensors(learner.optimiser),
-        "guard": learner.guard,
-        **({"online": learner.watcher} if learner.watcher else {}),
-        **{_memory_file(name): {"rows": tensor} for name, tensor in learner.memory.items()},
+        "model": state.network.state_dict(),
+        **({"target": state.target.state_dict()} if state.target is not None else {}),
+        **({"ema": state.average.state_dict()} if state.average is not None else {}),
+        "optimiser": layout.optimiser_tensors(state.optimiser),
+        "guard": state.scaler,
+        **({"online": state.online_probe} if state.online_probe else {}),
+        **{_memory_file(name): {"rows": tensor} for name, tensor in state.memory.items()},
     }
 
 
-def facts_of(learner: Learner, accelerator: Accelerator, *, step: int, sound: bool = True) -> dict[str, Any]:
+def facts_of(state: TrainState, accelerator: Accelerator, *, step: int, finite: bool = True) -> dict[str, Any]:
     """What else its manifest says."""
     return {
-        "sound": sound,
+        "sound": finite,
         "step": step,
         "world_size": accelerator.num_processes,
-        "global_batch": learner.settings["batch"],
-        "data_fingerprint": learner.settings["data_fingerprint"],
-        "memory_rows": {name: [0, len(tensor)] for name, tensor in learner.memory.items() if tensor.ndim},
-        "config": learner.settings,
+        "global_batch": state.settings["batch"],
+        "data_fingerprint": state.settings["data_fingerprint"],
+        "memory_rows": {name: [0, len(tensor)] for name, tensor in state.memory.items() if tensor.ndim},
+        "config": state.settings,
         "unwritten": "no negatives",  # see `_fill_`
         "versions": versions(),
     }
 
 
 @torch.no_grad()
-def is_sound(learner: Learner, loss: Callable[[Learner], Tensor]) -> bool:
+def gives_finite_loss(state: TrainState, loss: Callable[[TrainState], Tensor]) -> bool:
     """Whether the network as it now is gives a finite `loss` on every process, and its last update took place.
 
     Nothing changes: a step that diverges leaves weights that are finite and worth nothing, which only a forward pass tells.
     """
-    guard = learner.guard["loss"]
-    learner.statistics.keep()
-    with torch.random.fork_rng([guard.device] if guard.is_cuda else []):
-        value = loss(learner._replace(model=learner.network))
-    learner.statistics.put_back_()
+    scaler = state.scaler["loss"]
+    state.statistics.keep()
+    with torch.random.fork_rng([scaler.device] if scaler.is_cuda else []):
+        value = loss(state._replace(model=state.network))
+    state.statistics.put_back_()
     broken = bool(collectives.most((~torch.isfinite(value.detach())).float()))
-    searches = update.SEARCHES if learner.settings["precision"] == "fp16" else 0
-    return not broken and int(learner.guard["in_a_row"]) <= searches
+    searches = update.SEARCHES if state.settings["precision"] == "fp16" else 0
+    return not broken and int(state.scaler["in_a_row"]) <= searches
 
 
-def save(writer: Writer, hold: Hold | None, learner: Learner, accelerator: Accelerator, *, step: int, sound: bool) -> None:
+def save(writer: Writer, hold: Hold | None, state: TrainState, accelerator: Accelerator, *, step: int, finite: bool) -> None:
     """Have the main process begin to write a checkpoint.
 
     Raises Failed, on every process, where the run's folder is another's by now, and Unsound where what would be written is
@@ -81,7 +81,7 @@ def save(writer: Writer, hold: Hold | None, learner: Learner, accelerator: Accel
     if accelerator.is_main_process:
         lost = hold is not None and not hold.still_ours()
         if not lost:
-            broken = writer.submit(step, parts_of(learner), facts_of(learner, accelerator, step=step, sound=sound))
+            broken = writer.submit(step, parts_of(state), facts_of(state, accelerator, step=step, finite=finite))
     lost, broken = collectives.of_main((lost, broken))
     if lost:
         raise Failed(
@@ -109,11 +109,11 @@ class Restored(NamedTuple):
     passed_over: list[str]
 
 
-def restore_(run: Path, learner: Learner) -> Restored:
-    """Put the newest checkpoint that verifies into `learner`; step 0 where there is none.
+def restore_(run: Path, state: TrainState) -> Restored:
+    """Put the newest checkpoint that verifies into `state`; step 0 where there is none.
 
     The main process chooses and all read the same one. Raises InvalidCheckpoint where there are some and none verifies,
-    where one is of another run, or where this process cannot read it: then nothing in `learner` has changed. Every process
+    where one is of another run, or where this process cannot read it: then nothing in `state` has changed. Every process
     calls it before the first step, so the others hear of that at their next point.
     """
     found: list[layout.Found] = []
@@ -129,19 +129,19 @@ def restore_(run: Path, learner: Learner) -> Restored:
     if path is None:
         return Restored(0, [])
     held = found[0].checkpoint if found else layout.read(Path(path))
-    _check(Path(path), held, learner)
-    _fill_(learner, held)
+    _check(Path(path), held, state)
+    _fill_(state, held)
     return Restored(held.facts["step"], passed_over)
 
 
-def _check(path: Path, held: Checkpoint, learner: Learner) -> None:
-    """Raise InvalidCheckpoint unless it is of this configuration and holds every tensor of `learner` in shape and type."""
-    wanted = parts_of(learner)
-    if learner.watcher and learner.number_C is not None and "online" in held.parts:
-        held.parts["online"] = online.of_occurring(held.parts["online"], learner.number_C)
+def _check(path: Path, held: Checkpoint, state: TrainState) -> None:
+    """Raise InvalidCheckpoint unless it is of this configuration and holds every tensor of `state` in shape and type."""
+    wanted = parts_of(state)
+    if state.online_probe and state.number_C is not None and "online" in held.parts:
+        held.parts["online"] = online.of_occurring(held.parts["online"], state.number_C)
     if missing := [name for name in wanted if name not in held.parts]:
         raise InvalidCheckpoint(f"{path} lacks {', '.join(missing)}")
-    if other := differs(learner.settings, held.facts, path):
+    if other := differs(state.settings, held.facts, path):
         raise InvalidCheckpoint(f"{path} is of another run: {other}")
     for part, tensors in wanted.items():
         for name, tensor in tensors.items():
@@ -168,19 +168,19 @@ def differs(settings: Settings, facts: dict[str, Any], path: Path) -> str:
         raise InvalidCheckpoint(str(error)) from None
 
 
-def _fill_(learner: Learner, held: Checkpoint) -> None:
-    learner.network.load_state_dict(held.parts["model"])
-    for name, held_by in (("target", learner.target), ("ema", learner.average)):
+def _fill_(state: TrainState, held: Checkpoint) -> None:
+    state.network.load_state_dict(held.parts["model"])
+    for name, held_by in (("target", state.target), ("ema", state.average)):
         if held_by is not None:
             held_by.load_state_dict(held.parts[name])
-    layout.load_optimiser_(learner.optimiser, held.parts["optimiser"])
-    for tensors, part in ((learner.guard, "guard"), (learner.watcher, "online")):
+    layout.load_optimiser_(state.optimiser, held.parts["optimiser"])
+    for tensors, part in ((state.scaler, "guard"), (state.online_probe, "online")):
         for name, tensor in tensors.items():
             tensor.copy_(held.parts[part][name])
-    for name, tensor in learner.memory.items():
+    for name, tensor in state.memory.items():
         tensor.copy_(held.parts[_memory_file(name)]["rows"])
     if "unwritten" not in held.facts:  # what a memory began with, at random, was a negative then: a run ends as it began
-        as_before_(learner.memory)
+        as_before_(state.memory)
 
 
 class Encoders(NamedTuple):

@@ -19,7 +19,7 @@ from ..methods.terms import BoundedGaussian, FixedGaussian, VonMisesFisher
 from ..models import weights
 from ..models.encoders import check_batch_norm
 from ..models.heads import Outputs
-from ..models.momentum import average_, averaged, follow_, follower, momentum_at
+from ..models.momentum import average_, averaged, ema_copy, ema_update_, momentum_at
 from ..models.network import Architecture, Batch, Network, compiled_
 from ..models.timm_encoders import check_size
 from ..objectives import memory as memories
@@ -35,7 +35,7 @@ Settings = dict[str, Any]  # a run's config.json
 HEADS = {FixedGaussian: "fixed", BoundedGaussian: "bounded", VonMisesFisher: "von-mises-fisher"}
 
 
-class Learner(NamedTuple):
+class TrainState(NamedTuple):
     """Everything that a training step changes."""
 
     model: nn.Module
@@ -44,9 +44,9 @@ class Learner(NamedTuple):
     """The moving average of the weights, where one was asked for."""
     optimiser: torch.optim.Optimizer
     memory: Memory
-    guard: update.Guard
+    scaler: update.ScalerState
     statistics: update.Statistics
-    watcher: dict[str, torch.Tensor]
+    online_probe: dict[str, torch.Tensor]
     """State of the online probe; empty where there is none."""
     settings: Settings
     label_N: torch.Tensor | None
@@ -81,9 +81,9 @@ def architecture(settings: Settings, method: Method, *, recompute: bool = False)
 
 
 class Built(NamedTuple):
-    """A learner as its seed makes it, and which weights it was given instead, in words; "" for none."""
+    """A training state as its seed makes it, and which weights it was given instead, in words; "" for none."""
 
-    learner: Learner
+    state: TrainState
     given: str
 
 
@@ -114,7 +114,7 @@ def build(
         read = weights.initialise_(made, init)
         left = f"; at random: {', '.join(sorted({name.split('.')[0] for name in read.left}))}" if read.left else ""
         given = f"{read.loaded} tensors of {read.source}{left}"
-    target = None if method.target is None else follower(made).to(accelerator.device)
+    target = None if method.target is None else ema_copy(made).to(accelerator.device)
     average = averaged(made).to(accelerator.device) if settings["ema"] else None
     for part in (made, target) if compiled else ():
         if part is not None:
@@ -126,20 +126,20 @@ def build(
     optimiser = make(made, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
     sizes = {"rows": settings["rows"], "batch": settings["batch"], "dimension": settings["embedding"]}
     labels = dense(torch.from_numpy(beton.label_N.astype("int64")).to(accelerator.device))
-    learner = Learner(
+    state = TrainState(
         model,
         target,
         average,
         optimiser,
         memory=memories.start(method, **sizes, seed=settings["seed"], device=accelerator.device),
-        guard=update.start(scaled=settings["precision"] == "fp16", device=accelerator.device),
+        scaler=update.start(scaled=settings["precision"] == "fp16", device=accelerator.device),
         statistics=update.Statistics((made, target)),
-        watcher=_watcher(settings, made, labels, accelerator.device),
+        online_probe=_watcher(settings, made, labels, accelerator.device),
         settings=settings,
         label_N=labels.label_N if len(labels.number_C) else None,
         number_C=labels.number_C,
     )
-    return Built(learner, given)
+    return Built(state, given)
 
 
 def network(settings: Settings, *, recompute: bool = False) -> Network:
@@ -159,18 +159,18 @@ def _watcher(settings: Settings, made: Network, labels: Dense, device: torch.dev
     return online.start(made.features, classes, device=device)
 
 
-def forward(learner: Learner, method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator) -> Outputs:
+def forward(state: TrainState, method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator) -> Outputs:
     """The outputs of a batch: by the network that learns, and by the momentum encoder of the views that are keys."""
     with autocast(accelerator):
         seen = Batch(_views(batch, range(method.online_views), method), batch.row_B, moment.step)
-        outputs = learner.model(seen)
-        if learner.target is not None:
+        outputs = state.model(seen)
+        if state.target is not None:
             shown = Batch(_views(batch, method.target_views, method), batch.row_B, moment.step, method.target_views)
             with torch.no_grad():
-                if learner.settings["batch_norm"] == "shuffled":
-                    keys_VBD = _shuffled(learner.target, shown, seed=learner.settings["seed"])
+                if state.settings["batch_norm"] == "shuffled":
+                    keys_VBD = _shuffled(state.target, shown, seed=state.settings["seed"])
                 else:
-                    keys_VBD = learner.target(shown).embedding_VBD
+                    keys_VBD = state.target(shown).embedding_VBD
             outputs = outputs._replace(target_VBD=keys_VBD)
     return outputs
 
@@ -203,35 +203,35 @@ def _shuffled(target: Network, batch: Batch, *, seed: int) -> torch.Tensor:
     return collectives.everyone(encoded_VBD)[:, order.argsort()[own]]
 
 
-def advance_(learner: Learner, method: Method, moment: Moment, *, tell: Sequence[torch.Tensor]) -> Verdict:
+def advance_(state: TrainState, method: Method, moment: Moment, *, to_agree: Sequence[torch.Tensor]) -> Verdict:
     """Update the weights, and let the momentum encoder and the average follow."""
-    settings = learner.settings
+    settings = state.settings
     verdict = update.update_(
-        learner.optimiser,
-        learner.guard,
+        state.optimiser,
+        state.scaler,
         clip=settings["clip"],
         scaled=settings["precision"] == "fp16",
         rank=collectives.rank(),
-        tell=tell,
+        to_agree=to_agree,
         most=collectives.most,
     )
-    if learner.target is not None and method.target is not None:
+    if state.target is not None and method.target is not None:
         momentum = momentum_at(moment.step, steps=moment.steps, value=method.target.value, rising=method.target.rising)
-        follow_(learner.target, learner.network, momentum=momentum, sound=verdict.sound)
-    if learner.average is not None:
+        ema_update_(state.target, state.network, momentum=momentum, finite=verdict.finite)
+    if state.average is not None:
         done = moment.step // settings["accumulate"]
-        average_(learner.average, learner.network, update=done, momentum=settings["ema"], sound=verdict.sound)
+        average_(state.average, state.network, update=done, momentum=settings["ema"], finite=verdict.finite)
     return verdict
 
 
 @torch.no_grad()
-def watch_(
-    learner: Learner, outputs: Outputs, batch: ViewBatch, moment: Moment, *, observe: bool
+def update_probe_(
+    state: TrainState, outputs: Outputs, batch: ViewBatch, moment: Moment, *, observe: bool
 ) -> dict[str, torch.Tensor]:
     """Let the online probe see the first view's features; what it makes of them where it is to `observe`."""
-    if not learner.watcher or learner.label_N is None:
+    if not state.online_probe or state.label_N is None:
         return {}
     feature_BF = collectives.everyone(outputs.mean_VBF[:1].detach())[0]
     row_B, valid_B = (collectives.gather(part).flatten() for part in (batch.row_B, batch.valid_B))
-    label_B = learner.label_N[row_B]
-    return online.watch_(learner.watcher, feature_BF, label_B, valid_B, row_B, step=moment.step, observe=observe)
+    label_B = state.label_N[row_B]
+    return online.update_probe_(state.online_probe, feature_BF, label_B, valid_B, row_B, step=moment.step, observe=observe)

@@ -11,12 +11,12 @@ from ..methods.schedules import Moment
 from ..objectives import memory, objective
 from ..pipeline.loader import ViewBatch
 from .loop import StepOutput
-from .state import Learner, advance_, forward, watch_
+from .state import TrainState, advance_, forward, update_probe_
 from .update import Part, backward
 
 
 def take_step(
-    learner: Learner,
+    state: TrainState,
     method: Method,
     batch: ViewBatch,
     moment: Moment,
@@ -30,25 +30,25 @@ def take_step(
 
     `asked` is the exit code that this process has been asked for, of which an update's verdict tells every process.
     """
-    seed_step(learner.settings["seed"], moment.step)
-    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
-    learner.statistics.keep()
-    with nullcontext() if part.last else accelerator.no_sync(learner.model):
-        outputs = forward(learner, method, batch, moment, accelerator)
-        loss, scalars, pending = objective.loss(method, outputs, learner.memory, images, moment, observe=observe)
-        backward(loss, learner.guard, part)
-    learner.statistics.mend_()
+    seed_step(state.settings["seed"], moment.step)
+    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, state.label_N, batch.views)
+    state.statistics.keep()
+    with nullcontext() if part.last else accelerator.no_sync(state.model):
+        outputs = forward(state, method, batch, moment, accelerator)
+        loss, scalars, pending = objective.loss(method, outputs, state.memory, images, moment, observe=observe)
+        backward(loss, state.scaler, part)
+    state.statistics.mend_()
     verdict = None
     if part.last:
-        tell = (torch.full_like(loss.detach(), asked), batch.valid_B.any())
-        verdict = advance_(learner, method, moment, tell=tell)
-    memory.write_(method, learner.memory, outputs, images, moment, pending)
-    scalars |= watch_(learner, outputs, batch, moment, observe=observe)
+        to_agree = (torch.full_like(loss.detach(), asked), batch.valid_B.any())
+        verdict = advance_(state, method, moment, to_agree=to_agree)
+    memory.write_(method, state.memory, outputs, images, moment, pending)
+    scalars |= update_probe_(state, outputs, batch, moment, observe=observe)
     return StepOutput(scalars, verdict, outputs.mean_VBF.detach())
 
 
-def loss_of(method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator, learner: Learner) -> torch.Tensor:
+def loss_of(method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator, state: TrainState) -> torch.Tensor:
     """The loss of a batch, of which nothing is learnt or remembered."""
-    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, learner.label_N, batch.views)
-    outputs = forward(learner, method, batch, moment, accelerator)
-    return objective.loss(method, outputs, learner.memory, images, moment, observe=False)[0]
+    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, state.label_N, batch.views)
+    outputs = forward(state, method, batch, moment, accelerator)
+    return objective.loss(method, outputs, state.memory, images, moment, observe=False)[0]

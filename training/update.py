@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-Guard = dict[str, Tensor]
+ScalerState = dict[str, Tensor]
 
 SEARCHES = 4  # updates in a row that fp16 may leave out in looking for its scale
 FIRST_SCALE, LARGEST_SCALE, GROWS_AFTER = 2.0**16, 2.0**24, 2000  # of fp16's loss scale: torch's own, and a ceiling
@@ -36,7 +36,7 @@ def part_of(step: int, *, steps: int, per_epoch: int, accumulate: int) -> Part:
     return Part(end - first, step + 1 == end)
 
 
-def start(*, scaled: bool, device: torch.device) -> Guard:
+def start(*, scaled: bool, device: torch.device) -> ScalerState:
     """The state of a run's first step. `scaled` for fp16, whose gradients would vanish without a scale."""
     scale = FIRST_SCALE if scaled else 1.0
     return {
@@ -48,30 +48,30 @@ def start(*, scaled: bool, device: torch.device) -> Guard:
     }
 
 
-def backward(loss: Tensor, guard: Guard, part: Part) -> None:
+def backward(loss: Tensor, scaler: ScalerState, part: Part) -> None:
     """Add the gradients of a step's loss to its update's, scaled; notes where the loss is not finite."""
-    guard["loss"].copy_(torch.where(torch.isfinite(guard["loss"]), loss.detach().float(), guard["loss"]))
-    (loss * (guard["scale"] / part.batches)).backward()
+    scaler["loss"].copy_(torch.where(torch.isfinite(scaler["loss"]), loss.detach().float(), scaler["loss"]))
+    (loss * (scaler["scale"] / part.batches)).backward()
 
 
 class Verdict(NamedTuple):
     """What an update came to; tensors until `DelayedRead` has brought them to the host."""
 
-    told: Tensor
+    agreed: Tensor
     """float32 [4], the same on every rank: masked updates in a row, the highest rank (from 1) whose loss was not finite (0
     for none), and the largest of what each rank had to tell."""
     norm: Tensor
     """Of the gradients, before clipping."""
     scale: Tensor
     """By which the loss had been multiplied."""
-    sound: Tensor
+    finite: Tensor
     """bool: whether the update took place."""
     loss: Tensor
     """Of this process: the update's last step's, or the first that was not finite."""
 
     def numbers(self) -> Tensor:
         """float32 [7] for the host: told, loss, norm, scale."""
-        return torch.cat([self.told, torch.stack([self.loss, self.norm, self.scale]).float()])
+        return torch.cat([self.agreed, torch.stack([self.loss, self.norm, self.scale]).float()])
 
 
 class Agreed(NamedTuple):
@@ -92,12 +92,12 @@ class Agreed(NamedTuple):
 @torch.no_grad()
 def update_(
     optimiser: torch.optim.Optimizer,
-    guard: Guard,
+    scaler: ScalerState,
     *,
     clip: float,
     scaled: bool,
     rank: int,
-    tell: Sequence[Tensor],
+    to_agree: Sequence[Tensor],
     most: Callable[[Tensor], Tensor],
 ) -> Verdict:
     """Update the weights from their gradients and forget those; masked where anything was not finite.
@@ -109,19 +109,19 @@ def update_(
         most: the largest of a tensor over ranks, elementwise.
     """
     gradients = _aligned_([p for group in optimiser.param_groups for p in group["params"] if p.grad is not None])
-    scale = guard["scale"].clone()
+    scale = scaler["scale"].clone()
     norm = nn.utils.get_total_norm(gradients) / scale
-    loss = guard["loss"].clone()
+    loss = scaler["loss"].clone()
     unsound = ~torch.isfinite(loss) | ~torch.isfinite(norm)
     whose = ~torch.isfinite(loss) * (rank + 1.0)
-    masked, *told = most(torch.stack([unsound.float(), whose, *(part.float() for part in tell)]))
+    masked, *agreed = most(torch.stack([unsound.float(), whose, *(part.float() for part in to_agree)]))
     # fused kernels divide by the one and do nothing where the other is set: no pass over the gradients of its own
     optimiser.grad_scale = scale * (norm / clip).clamp(min=1) if clip else scale  # pyright: ignore[reportAttributeAccessIssue]
     optimiser.found_inf = masked  # pyright: ignore[reportAttributeAccessIssue]
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    _count_(guard, masked, scaled=scaled)
-    return Verdict(torch.stack([guard["in_a_row"].float(), *told]), norm, scale, masked == 0, loss)
+    _count_(scaler, masked, scaled=scaled)
+    return Verdict(torch.stack([scaler["in_a_row"].float(), *agreed]), norm, scale, masked == 0, loss)
 
 
 def _aligned_(parameters: list[nn.Parameter]) -> list[Tensor]:
@@ -133,16 +133,16 @@ def _aligned_(parameters: list[nn.Parameter]) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def _count_(guard: Guard, masked: Tensor, *, scaled: bool) -> None:
+def _count_(scaler: ScalerState, masked: Tensor, *, scaled: bool) -> None:
     bad = masked.long()
-    guard["in_a_row"].add_(1).mul_(bad)
-    guard["masked"].add_(bad)
-    guard["loss"].zero_()
+    scaler["in_a_row"].add_(1).mul_(bad)
+    scaler["masked"].add_(bad)
+    scaler["loss"].zero_()
     if scaled:
-        guard["good"].add_(1).mul_(1 - bad)
-        grows = (guard["good"] >= GROWS_AFTER).float()
-        guard["scale"].mul_((1 - masked / 2) * (1 + grows)).clamp_(2.0**-14, LARGEST_SCALE)
-        guard["good"].mul_(1 - grows.long())
+        scaler["good"].add_(1).mul_(1 - bad)
+        grows = (scaler["good"] >= GROWS_AFTER).float()
+        scaler["scale"].mul_((1 - masked / 2) * (1 + grows)).clamp_(2.0**-14, LARGEST_SCALE)
+        scaler["good"].mul_(1 - grows.long())
 
 
 class DelayedRead:
@@ -198,6 +198,6 @@ class Statistics:
         """Put back what was noted where one is no longer finite; after the backward pass, which still asks for them."""
         numbers = [buffer for buffer in self._live if buffer.is_floating_point()]
         if numbers:
-            sound = torch.isfinite(nn.utils.get_total_norm(numbers))
+            finite = torch.isfinite(nn.utils.get_total_norm(numbers))
             for live, kept in zip(self._live, self._kept, strict=True):
-                live.copy_(torch.where(sound, live, kept))
+                live.copy_(torch.where(finite, live, kept))

@@ -78,7 +78,7 @@ class Feed:
         """The batches of steps `start` to `stop`, made ahead by threads; raises ValueError for an image that is damaged."""
         with ThreadPoolExecutor(self.threads, "viewmill-scenes") as pool:
 
-            def mill(step: int) -> Batch:
+            def make(step: int) -> Batch:
                 row_B = self.rows(step)
                 drawn_4B = counter.uniform(counter.Key(self.seed, DRAWS, step // self.per_epoch), row_B)
                 flips = drawn_4B[0] < self.flip
@@ -87,7 +87,7 @@ class Feed:
                 made = list(pool.map(self.example, scenes, flips.tolist(), sides.tolist()))
                 return Batch([image for image, _ in made], [target for _, target in made])
 
-            with closing(prefetch(mill, range(start, stop), AHEAD)) as source:  # pyright: ignore[reportArgumentType]
+            with closing(prefetch(make, range(start, stop), AHEAD)) as source:  # pyright: ignore[reportArgumentType]
                 yield from source
 
     def example(self, scene: Scene, flipped: bool, side: int) -> tuple[Tensor, dict[str, Any]]:

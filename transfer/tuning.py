@@ -22,7 +22,7 @@ from ..training.launch import REASONS, Start
 from ..training.loop import StepOutput, loop
 from ..training.optimisers import OPTIMISERS
 from ..training.resume import parts_of, restore_
-from ..training.state import Learner, Settings
+from ..training.state import Settings, TrainState
 from ..training.update import Part, Statistics
 from .presets import Course
 from .records import Journal, journalling
@@ -76,7 +76,7 @@ class FineTuning(NamedTuple):
     task: Task
     course: Course
     habits: Habits
-    learner: Learner
+    state: TrainState
     accelerator: Accelerator
     out: Path
     data: Path
@@ -125,7 +125,7 @@ class FineTuning(NamedTuple):
     def reporting(self) -> AbstractContextManager[Journal]:
         """log.jsonl and plain lines."""
         device = {"processes": self.accelerator.num_processes, "device": str(self.accelerator.device)}
-        facts = {**device, "config": self.learner.settings}
+        facts = {**device, "config": self.state.settings}
         return journalling(self.out, first=self.first, visible=self.accelerator.is_main_process, **facts)
 
     def batches(self) -> Generator[Any]:
@@ -159,12 +159,12 @@ class FineTuning(NamedTuple):
         }
         if output.verdict is not None:
             values["grad_norm"] = output.verdict.norm.item()
-        return values | {"masked": int(self.learner.guard["masked"])}
+        return values | {"masked": int(self.state.scaler["masked"])}
 
-    def loss(self, batch: Any, step: int, learner: Learner) -> Tensor:
+    def loss(self, batch: Any, step: int, state: TrainState) -> Tensor:
         """The loss of a batch, of which nothing is learnt."""
         with autocast(self.accelerator):
-            return self.task.loss(learner.model, batch)[0]
+            return self.task.loss(state.model, batch)[0]
 
 
 def train(run: FineTuning, asked: Callable[[], int], start: Start) -> dict[str, Any]:
@@ -184,43 +184,43 @@ def prepared(
     of another run, none verifies, or there is no room for one.
     """
     module = task.module.to(accelerator.device)
-    learner = Learner(
+    state = TrainState(
         model=accelerator.prepare(module),
         target=None,
         average=None,
         optimiser=OPTIMISERS[habits.optimiser](module, momentum=habits.momentum, weight_decay=habits.weight_decay),
         memory={},
-        guard=update.start(scaled=habits.precision == "fp16", device=accelerator.device),
+        scaler=update.start(scaled=habits.precision == "fp16", device=accelerator.device),
         statistics=Statistics((module,)),
-        watcher={},
+        online_probe={},
         settings=settings,
         label_N=None,
     )
-    step, passed_over = restore_(out, learner)
+    step, passed_over = restore_(out, state)
     if accelerator.is_main_process:
         for fault in passed_over:
             say(f"passed over: {fault}")
-        if step < course.steps and (tight := check_room(out / "checkpoints", parts_of(learner), keep=habits.keep)):
+        if step < course.steps and (tight := check_room(out / "checkpoints", parts_of(state), keep=habits.keep)):
             say(tight)
-    return FineTuning(task, course, habits, learner, accelerator, out, data, step)
+    return FineTuning(task, course, habits, state, accelerator, out, data, step)
 
 
 def take_step(run: "FineTuning", batch: Any, *, step: int, asked: int) -> StepOutput:
     """One update from one batch; what it tells stays on the device. Random numbers are a function of seed, step and rank."""
-    learner, habits, rank = run.learner, run.habits, run.accelerator.process_index
+    state, habits, rank = run.state, run.habits, run.accelerator.process_index
     seed_step(habits.seed, step)
-    learner.statistics.keep()
+    state.statistics.keep()
     with autocast(run.accelerator):
-        loss, scalars = run.task.loss(learner.model, batch)
-    update.backward(loss, learner.guard, Part(1, last=True))
-    learner.statistics.mend_()
+        loss, scalars = run.task.loss(state.model, batch)
+    update.backward(loss, state.scaler, Part(1, last=True))
+    state.statistics.mend_()
     verdict = update.update_(
-        learner.optimiser,
-        learner.guard,
+        state.optimiser,
+        state.scaler,
         clip=habits.clip,
         scaled=habits.precision == "fp16",
         rank=rank,
-        tell=(torch.full_like(loss.detach(), asked), torch.ones_like(loss.detach())),
+        to_agree=(torch.full_like(loss.detach(), asked), torch.ones_like(loss.detach())),
         most=collectives.most,
     )
     return StepOutput({"loss": loss.detach(), **scalars}, verdict)

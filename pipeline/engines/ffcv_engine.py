@@ -46,7 +46,7 @@ class FfcvEngine:
             encoded = self._scratch.take("encoded", places_B5[begin:end, 1].max())
             decoded = self._scratch.take("decoded", (places_B5[begin:end, 3] * places_B5[begin:end, 4]).max() * 3)
             fixed = (self._descriptor, places_B5, plan.box_VB4, plan.flip_VB, group_V, slot_V, outs, status_B)
-            kernels.mill(*fixed, begin, end, encoded, decoded)
+            kernels.decode_and_crop(*fixed, begin, end, encoded, decoded)
             then(begin, end)
 
         in_pieces(self._pool, work, len(row_B))

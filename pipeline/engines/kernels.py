@@ -169,7 +169,7 @@ def frame_is(stream, size, height, width):
 
 
 @compiled()
-def mill(descriptor, places, boxes, flips, group, slot, outs, status, begin, end, encoded, decoded):
+def decode_and_crop(descriptor, places, boxes, flips, group, slot, outs, status, begin, end, encoded, decoded):
     """Mill images `begin` to `end` of a batch: bytes of the file -> uint8 crops in `outs[group][slot, image]`.
 
     `places[B, 5]` int64: offset, size, mode, height, width; `boxes[V, B, 4]`, `flips[V, B]`; `group[V]`, `slot[V]` say

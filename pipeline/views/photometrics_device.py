@@ -55,7 +55,7 @@ def draws(plan: ViewPlan, members: tuple[int, ...], *, pin: bool = False) -> Dra
     return Draws(*(part.pin_memory() for part in parts)) if pin else parts
 
 
-def develop(crops_NSS3: Tensor, what: Draws, space: str = "rgb") -> Tensor:
+def apply_photometrics(crops_NSS3: Tensor, what: Draws, space: str = "rgb") -> Tensor:
     """float32 [N, 3, S, S], channels_last, normalised, in colour space `space`, of uint8 crops; all on one device."""
     count, side = crops_NSS3.shape[:2]
     x_N3P = crops_NSS3.permute(0, 3, 1, 2).reshape(count, 3, side * side).to(torch.float32).mul_(1 / 255)

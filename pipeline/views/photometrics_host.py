@@ -54,12 +54,12 @@ def developer(
     """
     groups = [_group(*parts, plan) for parts in zip(crops, outs, plan.recipe.groups, strict=True)]
 
-    def develop(begin: int, end: int) -> None:
+    def apply_photometrics(begin: int, end: int) -> None:
         for group in groups:
             size = group.crops_VBSS3.shape[2] ** 2
             _develop(*group, begin, end, scratch.take("planes", 4 * size, np.float32))
 
-    return develop
+    return apply_photometrics
 
 
 def _group(crops_VBSS3: np.ndarray, out: Tensor, members: tuple[int, ...], plan: ViewPlan) -> _Group:

@@ -1,4 +1,4 @@
-"""Pictures of what the mill does: an image and the views that a recipe makes of it, exactly as a network sees them."""
+"""Pictures of what the pipeline does: an image and the views that a recipe makes of it, exactly as a network sees them."""
 
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence

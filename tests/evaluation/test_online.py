@@ -32,7 +32,7 @@ def scattered(count, features=8, classes=3, seed=0):
 
 
 def watch(state, batch, *, step, observe=False):
-    return online.watch_(state, *batch, step=step, observe=observe)
+    return online.update_probe_(state, *batch, step=step, observe=observe)
 
 
 def taught(steps, *, count=16, rows=64, first=0, state=None, change=lambda feature_BF, step: feature_BF):

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import BasicBlock
 
 from viewmill.models.encoders import DESIGNS, Design, build, check_batch_norm
-from viewmill.models.momentum import follow_, follower
+from viewmill.models.momentum import ema_copy, ema_update_
 from viewmill.models.network import Architecture, Batch, Network, compiled_
 from viewmill.models.timm_encoders import check_size
 
@@ -103,13 +103,13 @@ def test_trying_a_size_takes_no_random_numbers_and_leaves_no_trace():
 @pytest.mark.parametrize("name", TIMM)
 def test_a_momentum_encoder_of_timm_is_a_copy_of_its_own(name):
     network = built(replace(PLAIN, encoder=name, width=64))
-    target, seen = follower(network), batch()
+    target, seen = ema_copy(network), batch()
     assert network.eval()(seen).embedding_VBD.equal(target.eval()(seen).embedding_VBD)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter))
     assert not network(seen).embedding_VBD.equal(target(seen).embedding_VBD)
-    follow_(target, network, momentum=0.0, sound=torch.ones((), dtype=torch.bool))
+    ema_update_(target, network, momentum=0.0, finite=torch.ones((), dtype=torch.bool))
     torch.testing.assert_close(target(seen).embedding_VBD, network(seen).embedding_VBD)
     torch.testing.assert_close(dict(target.encoder.model.named_parameters()), dict(network.encoder.named_parameters()))
 
@@ -333,7 +333,7 @@ def test_a_compiled_encoder_computes_the_same_under_the_same_keys_and_only_once(
     torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=0, atol=1e-6)
     gradients = [{name: value.grad for name, value in network.named_parameters()} for network in (compiled, plain)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
-    assert follower(compiled).encoder._compiled_call_impl is None
+    assert ema_copy(compiled).encoder._compiled_call_impl is None
 
 
 def test_where_nothing_can_be_compiled_the_remedy_is_named(monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from viewmill.methods.table import METHODS
-from viewmill.models.momentum import follow_, follower, momentum_at
+from viewmill.models.momentum import ema_copy, ema_update_, momentum_at
 from viewmill.models.network import Architecture, Batch, Colour, Network
 from viewmill.pipeline.views.recipe import RECIPES
 from viewmill.training.state import architecture
@@ -135,18 +135,18 @@ def test_a_direction_is_drawn_around_the_embedding_itself():
 
 def test_the_momentum_encoder_starts_as_a_copy_and_follows_by_its_share():
     network = built(PLAIN)
-    target = follower(network)
+    target = ema_copy(network)
     before = {name: value.clone() for name, value in target.state_dict().items()}
     torch.testing.assert_close(before, network.state_dict())
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter))
-    follow_(target, network, momentum=0.9, sound=SOUND)
+    ema_update_(target, network, momentum=0.9, finite=SOUND)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(target.state_dict()[name], 0.9 * before[name] + 0.1 * parameter)
         assert not target.get_parameter(name).requires_grad
     assert torch.equal(target.encoder.bn1.running_mean, before["encoder.bn1.running_mean"])
-    follow_(target, network, momentum=0.0, sound=SOUND)
+    ema_update_(target, network, momentum=0.0, finite=SOUND)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(target.get_parameter(name), parameter.detach(), rtol=0, atol=1e-7)
 

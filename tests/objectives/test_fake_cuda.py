@@ -15,7 +15,7 @@ from watching import Watch
 from viewmill.methods.parts import Bank, Nearest, Queue, Ring
 from viewmill.methods.schedules import Moment
 from viewmill.methods.table import METHODS
-from viewmill.models.momentum import follow_
+from viewmill.models.momentum import ema_update_
 from viewmill.models.network import Batch, Network
 from viewmill.objectives import memory as memories
 from viewmill.objectives.objective import Images, loss
@@ -38,7 +38,7 @@ def test_photometrics_stay_on_their_device(name):
             crops = torch.empty(len(members) * count, view.size, view.size, 3, dtype=torch.uint8, device="cuda")
             what = photometrics_device.Draws(*(torch.empty(shape, dtype=dtype, device="cuda") for shape, dtype in shapes))
             with Watch():
-                out = photometrics_device.develop(crops, what, view.space)
+                out = photometrics_device.apply_photometrics(crops, what, view.space)
         assert out.device.type == "cuda"
         assert out.shape == (len(crops), 3, view.size, view.size)
 
@@ -98,7 +98,7 @@ def test_a_step_of_the_momentum_encoder_stays_on_its_device():
     with FakeTensorMode(), torch.device("cuda"):
         network, target = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
         with Watch():
-            follow_(target, network, momentum=0.9, sound=torch.ones((), dtype=torch.bool, device="cuda"))
+            ema_update_(target, network, momentum=0.9, finite=torch.ones((), dtype=torch.bool, device="cuda"))
 
 
 @pytest.mark.parametrize(

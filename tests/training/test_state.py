@@ -11,7 +11,7 @@ from faults import TINY, records, run, state
 from safetensors.torch import load_file, save_file
 from torch import distributed
 
-from viewmill.models.momentum import follower
+from viewmill.models.momentum import ema_copy
 from viewmill.models.network import Architecture, Batch, Network
 from viewmill.pipeline import factors
 from viewmill.pipeline.conversion.convert import convert
@@ -22,7 +22,7 @@ IMAGES, WORLD, SEED, STEP = 12, 2, 3, 5
 
 def momentum_encoder():
     torch.manual_seed(0)
-    return follower(Network(Architecture("resnet18", width=2, size=16, hidden=8, out=4)))
+    return ema_copy(Network(Architecture("resnet18", width=2, size=16, hidden=8, out=4)))
 
 
 def pictures():

@@ -26,11 +26,11 @@ def small(seed=0):
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
-def step(model, optimiser, guard, *, factor=1.0, clip=0.0, scaled=False, part=WHOLE):
+def step(model, optimiser, scaler, *, factor=1.0, clip=0.0, scaled=False, part=WHOLE):
     """A forward pass, a backward pass and an update on the same images each time; `factor` multiplies the loss."""
     image = torch.linspace(-1, 1, 20).reshape(5, 4)
-    backward(model(image).square().mean() * factor, guard, part)
-    return update_(optimiser, guard, clip=clip, scaled=scaled, rank=2, tell=NOTHING, most=most)
+    backward(model(image).square().mean() * factor, scaler, part)
+    return update_(optimiser, scaler, clip=clip, scaled=scaled, rank=2, to_agree=NOTHING, most=most)
 
 
 def state(model, optimiser):
@@ -48,19 +48,19 @@ def same(one, other):
 def test_what_is_not_finite_changes_neither_weights_nor_moments_and_the_next_update_goes_on(name, bad, at):
     def trained(bad_at):
         model = small()
-        optimiser, guard = OPTIMISERS[name](model, momentum=0.9, weight_decay=0.1), update.start(scaled=False, device=CPU)
+        optimiser, scaler = OPTIMISERS[name](model, momentum=0.9, weight_decay=0.1), update.start(scaled=False, device=CPU)
         set_learning_rate_(optimiser, 0.1)
         for number in range(4):
             if number == bad_at:
                 before = state(model, optimiser)
-                verdict = step(model, optimiser, guard, factor=bad)
+                verdict = step(model, optimiser, scaler, factor=bad)
                 assert same(state(model, optimiser), before)
-                assert not verdict.sound
-                assert verdict.told[:2].tolist() == [1, 3]  # one in a row; process 2, counted from 1
-            verdict = step(model, optimiser, guard)
-            assert verdict.sound
-            assert verdict.told[:2].tolist() == [0, 0]
-        return state(model, optimiser), int(guard["masked"])
+                assert not verdict.finite
+                assert verdict.agreed[:2].tolist() == [1, 3]  # one in a row; process 2, counted from 1
+            verdict = step(model, optimiser, scaler)
+            assert verdict.finite
+            assert verdict.agreed[:2].tolist() == [0, 0]
+        return state(model, optimiser), int(scaler["masked"])
 
     (found, masked), (expected, none) = trained(at), trained(None)
     assert same(found, expected)
@@ -71,12 +71,12 @@ def test_what_is_not_finite_changes_neither_weights_nor_moments_and_the_next_upd
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_a_finite_loss_with_a_gradient_that_is_not_is_masked_too(name):
     model = small()
-    optimiser, guard = OPTIMISERS[name](model, momentum=0.9, weight_decay=0.1), update.start(scaled=False, device=CPU)
+    optimiser, scaler = OPTIMISERS[name](model, momentum=0.9, weight_decay=0.1), update.start(scaled=False, device=CPU)
     set_learning_rate_(optimiser, 0.1)
     before = state(model, optimiser)
     weight = model[0].weight
-    backward((weight - weight.detach()).abs().sqrt().sum(), guard, WHOLE)  # the slope of a root at 0
-    verdict = update_(optimiser, guard, clip=1.0, scaled=False, rank=0, tell=NOTHING, most=most)
+    backward((weight - weight.detach()).abs().sqrt().sum(), scaler, WHOLE)  # the slope of a root at 0
+    verdict = update_(optimiser, scaler, clip=1.0, scaled=False, rank=0, to_agree=NOTHING, most=most)
     assert torch.isfinite(verdict.loss)
     assert not torch.isfinite(verdict.norm)
     assert same(state(model, optimiser), before)
@@ -85,7 +85,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_masked_too(name):
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_updates_are_those_of_torchs_own_loop(name):
     model, reference = small(), small()
-    optimiser, guard = OPTIMISERS[name](model, momentum=0.8, weight_decay=0.1), update.start(scaled=False, device=CPU)
+    optimiser, scaler = OPTIMISERS[name](model, momentum=0.8, weight_decay=0.1), update.start(scaled=False, device=CPU)
     matrices = [p for p in reference.parameters() if p.ndim > 1]
     groups = [{"params": matrices}, {"params": [p for p in reference.parameters() if p.ndim == 1], "weight_decay": 0.0}]
     if name == "sgd":
@@ -95,7 +95,7 @@ def test_updates_are_those_of_torchs_own_loop(name):
     set_learning_rate_(optimiser, 0.1)
     image = torch.linspace(-1, 1, 20).reshape(5, 4)
     for _ in range(5):
-        verdict = step(model, optimiser, guard, clip=0.05)
+        verdict = step(model, optimiser, scaler, clip=0.05)
         reference(image).square().mean().backward()
         norm = nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
         theirs.step()
@@ -106,12 +106,12 @@ def test_updates_are_those_of_torchs_own_loop(name):
 
 def test_lars_steps_are_a_thousandth_of_each_matrix_and_plain_for_vectors():
     model = small()
-    optimiser, guard = OPTIMISERS["lars"](model, momentum=0.9, weight_decay=0.01), update.start(scaled=True, device=CPU)
+    optimiser, scaler = OPTIMISERS["lars"](model, momentum=0.9, weight_decay=0.01), update.start(scaled=True, device=CPU)
     set_learning_rate_(optimiser, 0.5)
     image = torch.linspace(-1, 1, 20).reshape(5, 4)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     gradient = dict(zip(before, torch.autograd.grad(model(image).square().mean(), list(model.parameters())), strict=True))
-    step(model, optimiser, guard, scaled=True)
+    step(model, optimiser, scaler, scaled=True)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             long = gradient[name] + 0.01 * before[name]
@@ -125,13 +125,13 @@ def test_lars_steps_are_a_thousandth_of_each_matrix_and_plain_for_vectors():
 def test_lars_of_zero_weights_or_zero_gradients_takes_plain_steps():
     model = nn.Linear(3, 2, bias=False)
     nn.init.zeros_(model.weight)
-    optimiser, guard = OPTIMISERS["lars"](model, momentum=0.0, weight_decay=0.0), update.start(scaled=False, device=CPU)
+    optimiser, scaler = OPTIMISERS["lars"](model, momentum=0.0, weight_decay=0.0), update.start(scaled=False, device=CPU)
     set_learning_rate_(optimiser, 1.0)
-    backward(model.weight.sum(), guard, WHOLE)
-    update_(optimiser, guard, clip=0.0, scaled=False, rank=0, tell=NOTHING, most=most)
+    backward(model.weight.sum(), scaler, WHOLE)
+    update_(optimiser, scaler, clip=0.0, scaled=False, rank=0, to_agree=NOTHING, most=most)
     assert torch.equal(model.weight.detach(), -torch.ones(2, 3))
-    backward(0 * model.weight.sum(), guard, WHOLE)
-    update_(optimiser, guard, clip=0.0, scaled=False, rank=0, tell=NOTHING, most=most)
+    backward(0 * model.weight.sum(), scaler, WHOLE)
+    update_(optimiser, scaler, clip=0.0, scaled=False, rank=0, to_agree=NOTHING, most=most)
     assert torch.equal(model.weight.detach(), -torch.ones(2, 3))
 
 
@@ -139,10 +139,10 @@ def test_lars_of_zero_weights_or_zero_gradients_takes_plain_steps():
 def test_the_scale_of_fp16_changes_no_update(name):
     def trained(scaled):
         model = small()
-        optimiser, guard = OPTIMISERS[name](model, momentum=0.9, weight_decay=0.1), update.start(scaled=scaled, device=CPU)
+        optimiser, scaler = OPTIMISERS[name](model, momentum=0.9, weight_decay=0.1), update.start(scaled=scaled, device=CPU)
         set_learning_rate_(optimiser, 0.1)
         for _ in range(3):
-            verdict = step(model, optimiser, guard, scaled=scaled, clip=0.1)
+            verdict = step(model, optimiser, scaler, scaled=scaled, clip=0.1)
         return verdict, [parameter.detach() for parameter in model.parameters()]
 
     (one, plain), (other, scaled) = trained(False), trained(True)
@@ -153,17 +153,17 @@ def test_the_scale_of_fp16_changes_no_update(name):
 
 def test_the_scale_halves_at_each_masked_update_and_doubles_after_two_thousand_good_ones():
     model = small()
-    optimiser, guard = OPTIMISERS["sgd"](model, momentum=0.9, weight_decay=0.0), update.start(scaled=True, device=CPU)
+    optimiser, scaler = OPTIMISERS["sgd"](model, momentum=0.9, weight_decay=0.0), update.start(scaled=True, device=CPU)
     for expected in (2**15, 2**14):
-        assert not step(model, optimiser, guard, factor=math.inf, scaled=True).sound
-        assert guard["scale"] == expected
-    assert step(model, optimiser, guard, factor=math.nan, scaled=True).told[0] == 3
-    guard["good"].fill_(GROWS_AFTER - 2)
-    step(model, optimiser, guard, scaled=True)
-    assert guard["scale"] == 2**13
-    step(model, optimiser, guard, scaled=True)
-    assert guard["scale"] == 2**14
-    assert guard["good"] == 0
+        assert not step(model, optimiser, scaler, factor=math.inf, scaled=True).finite
+        assert scaler["scale"] == expected
+    assert step(model, optimiser, scaler, factor=math.nan, scaled=True).agreed[0] == 3
+    scaler["good"].fill_(GROWS_AFTER - 2)
+    step(model, optimiser, scaler, scaled=True)
+    assert scaler["scale"] == 2**13
+    step(model, optimiser, scaler, scaled=True)
+    assert scaler["scale"] == 2**14
+    assert scaler["good"] == 0
 
 
 @given(steps=st.integers(1, 60), per_epoch=st.integers(1, 17), accumulate=st.integers(1, 20))
@@ -194,37 +194,37 @@ def test_ten_steps_an_epoch_by_four_make_updates_of_four_four_and_two():
 def test_an_update_of_several_steps_is_that_of_their_mean_loss():
     model, whole = small(), small()
     optimisers = [OPTIMISERS["sgd"](each, momentum=0.9, weight_decay=0.1) for each in (model, whole)]
-    guards = [update.start(scaled=False, device=CPU) for _ in optimisers]
+    scalers = [update.start(scaled=False, device=CPU) for _ in optimisers]
     images = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1))
     for optimiser in optimisers:
         set_learning_rate_(optimiser, 0.1)
     for index in range(3):
-        backward(model(images[index]).square().mean(), guards[0], Part(3, last=index == 2))
-    backward(whole(images).square().mean(), guards[1], WHOLE)
-    for optimiser, guard in zip(optimisers, guards, strict=True):
-        update_(optimiser, guard, clip=0.0, scaled=False, rank=0, tell=NOTHING, most=most)
+        backward(model(images[index]).square().mean(), scalers[0], Part(3, last=index == 2))
+    backward(whole(images).square().mean(), scalers[1], WHOLE)
+    for optimiser, scaler in zip(optimisers, scalers, strict=True):
+        update_(optimiser, scaler, clip=0.0, scaled=False, rank=0, to_agree=NOTHING, most=most)
     torch.testing.assert_close(dict(model.named_parameters()), dict(whole.named_parameters()), rtol=1e-6, atol=1e-7)
 
 
 def test_one_bad_step_of_several_masks_their_update_and_says_which_loss():
     model = small()
-    optimiser, guard = OPTIMISERS["sgd"](model, momentum=0.9, weight_decay=0.1), update.start(scaled=False, device=CPU)
+    optimiser, scaler = OPTIMISERS["sgd"](model, momentum=0.9, weight_decay=0.1), update.start(scaled=False, device=CPU)
     set_learning_rate_(optimiser, 0.1)
     before = state(model, optimiser)
     image = torch.linspace(-1, 1, 20).reshape(5, 4)
-    backward(model(image).square().mean() * math.inf, guard, Part(2, last=False))
-    verdict = step(model, optimiser, guard, part=Part(2, last=True))
+    backward(model(image).square().mean() * math.inf, scaler, Part(2, last=False))
+    verdict = step(model, optimiser, scaler, part=Part(2, last=True))
     assert verdict.loss == math.inf
     assert same(state(model, optimiser), before)
-    assert step(model, optimiser, guard).sound  # and is forgotten
+    assert step(model, optimiser, scaler).finite  # and is forgotten
 
 
 def test_what_the_processes_tell_one_another_comes_with_the_verdict():
     model = small()
-    optimiser, guard = OPTIMISERS["sgd"](model, momentum=0.9, weight_decay=0.1), update.start(scaled=False, device=CPU)
-    backward(model(torch.ones(1, 4)).sum(), guard, WHOLE)
-    tell = (torch.tensor(75.0), torch.tensor(True))
-    verdict = update_(optimiser, guard, clip=0.0, scaled=False, rank=0, tell=tell, most=most)
+    optimiser, scaler = OPTIMISERS["sgd"](model, momentum=0.9, weight_decay=0.1), update.start(scaled=False, device=CPU)
+    backward(model(torch.ones(1, 4)).sum(), scaler, WHOLE)
+    to_agree = (torch.tensor(75.0), torch.tensor(True))
+    verdict = update_(optimiser, scaler, clip=0.0, scaled=False, rank=0, to_agree=to_agree, most=most)
     assert verdict.numbers().tolist()[:4] == [0, 0, 75, 1]
 
 
@@ -267,7 +267,7 @@ def test_the_average_is_the_mean_of_the_first_weights_and_then_forgets_exponenti
         with torch.no_grad():
             weight.add_(0.1)
             network.encoder.bn1.running_mean.add_(1.0)
-        average_(average, network, update=number, momentum=0.5, sound=torch.tensor(number % 2 == 0))
+        average_(average, network, update=number, momentum=0.5, finite=torch.tensor(number % 2 == 0))
         if number % 2 == 0:
             momentum = min(0.5, (1 + number) / (10 + number))
             expected = momentum * expected + (1 - momentum) * weight.detach()

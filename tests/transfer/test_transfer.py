@@ -378,8 +378,8 @@ def test_half_precision_trains_and_measures(precision, asked, tmp_path):
     assert all(torch.isfinite(part).all() for part in kept.values())
     assert {part.dtype for part in kept.values()} <= {torch.float32, torch.int64}
     assert "keypoints" in results(tmp_path)["results"]
-    guard = load_file(tmp_path / "checkpoints" / "step-00000003" / "guard.safetensors")
-    assert (guard["scale"] > 1) == (precision == "fp16")
+    scaler = load_file(tmp_path / "checkpoints" / "step-00000003" / "guard.safetensors")
+    assert (scaler["scale"] > 1) == (precision == "fp16")
 
 
 def test_a_frozen_encoder_is_the_file_it_came_from(asked, tmp_path):

@@ -40,7 +40,7 @@ def neutral(count: int, **changes) -> plan.ViewPlan:
 
 def on_device(images: torch.Tensor, made: plan.ViewPlan, members: tuple[int, ...] = (0,)) -> torch.Tensor:
     space = made.recipe.views[members[0]].space
-    return photometrics_device.develop(images, photometrics_device.draws(made, members), space)
+    return photometrics_device.apply_photometrics(images, photometrics_device.draws(made, members), space)
 
 
 def on_host(
@@ -55,7 +55,7 @@ def on_host(
 
 
 @pytest.fixture(params=[on_device, on_host])
-def develop(request):
+def apply_photometrics(request):
     """Each placement in turn."""
     return request.param
 
@@ -64,9 +64,9 @@ def float_images(images: torch.Tensor) -> torch.Tensor:
     return images.permute(0, 3, 1, 2).float() / 255
 
 
-def test_a_neutral_plan_only_scales_to_the_unit_interval(develop):
+def test_a_neutral_plan_only_scales_to_the_unit_interval(apply_photometrics):
     images = crops(4)
-    assert (develop(images, neutral(4)) - float_images(images)).abs().max() < 2e-6
+    assert (apply_photometrics(images, neutral(4)) - float_images(images)).abs().max() < 2e-6
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_a_neutral_plan_only_scales_to_the_unit_interval(develop):
         ("hue_VB", HUE, (-0.5, -0.1, 0.05, 0.3)),
     ],
 )
-def test_each_colour_operation_is_torchvisions(field, operation, values, develop):
+def test_each_colour_operation_is_torchvisions(field, operation, values, apply_photometrics):
     images = crops(4)
     expected = torch.stack([TORCHVISION[operation](x, v) for x, v in zip(float_images(images), values, strict=True)])
-    assert (develop(images, neutral(4, **{field: values})) - expected).abs().max() < 1e-5
+    assert (apply_photometrics(images, neutral(4, **{field: values})) - expected).abs().max() < 1e-5
 
 
-def test_jitter_in_every_order_lies_a_tenth_of_a_level_from_torchvision(develop):
+def test_jitter_in_every_order_lies_a_tenth_of_a_level_from_torchvision(apply_photometrics):
     images, rng = crops(24), np.random.default_rng(0)
     factors = {name: rng.uniform(0.6, 1.4, 24) for name in ("brightness_VB", "contrast_VB", "saturation_VB")}
     factors["hue_VB"] = rng.uniform(-0.1, 0.1, 24)
@@ -94,58 +94,60 @@ def test_jitter_in_every_order_lies_a_tenth_of_a_level_from_torchvision(develop)
         for operation in sequence:
             field = ("brightness_VB", "contrast_VB", "saturation_VB", "hue_VB")[operation]
             expected[b] = TORCHVISION[int(operation)](expected[b], float(made._asdict()[field][0, b]))
-    levels = (develop(images, made) - expected).abs() * 255
+    levels = (apply_photometrics(images, made) - expected).abs() * 255
     # what is left comes of clamping once a map instead of once an operation
     assert levels.mean() < 0.5
     assert levels.flatten().quantile(0.95) < 2.0
 
 
-def test_greyscale_comes_after_the_jitter_and_is_torchvisions(develop):
+def test_greyscale_comes_after_the_jitter_and_is_torchvisions(apply_photometrics):
     images = crops(3)
     made = neutral(3, grey_VB=(True, False, True), brightness_VB=(0.7, 0.7, 0.9))
     expected = torch.stack([tv.adjust_brightness(x, f) for x, f in zip(float_images(images), (0.7, 0.7, 0.9), strict=True)])
     for b in (0, 2):
         expected[b] = tv.rgb_to_grayscale(expected[b], num_output_channels=3)
-    assert (develop(images, made) - expected).abs().max() < 1e-4
+    assert (apply_photometrics(images, made) - expected).abs().max() < 1e-4
 
 
-def test_blur_is_torchvisions_and_touches_only_its_views(develop):
+def test_blur_is_torchvisions_and_touches_only_its_views(apply_photometrics):
     images, sigmas = crops(4), (0.0, 0.1, 1.0, 2.0)
     expected = float_images(images)
     reach = max(1, round(0.1 * SIDE) // 2)
     for b in (1, 2, 3):
         expected[b] = tv.gaussian_blur(expected[b], [2 * reach + 1] * 2, [sigmas[b]] * 2)
-    assert (develop(images, neutral(4, sigma_VB=sigmas)) - expected).abs().max() < 1e-5
+    assert (apply_photometrics(images, neutral(4, sigma_VB=sigmas)) - expected).abs().max() < 1e-5
 
 
-def test_solarise_inverts_what_is_bright(develop):
+def test_solarise_inverts_what_is_bright(apply_photometrics):
     images = crops(2)
     expected = float_images(images)
     settled = (expected - 128 / 255).abs() > 1e-5  # on the threshold itself the last bit decides
     expected[1] = tv.solarize(expected[1], 128 / 255)
-    assert ((develop(images, neutral(2, solarise_VB=(False, True))) - expected).abs() * settled).max() < 2e-6
+    assert ((apply_photometrics(images, neutral(2, solarise_VB=(False, True))) - expected).abs() * settled).max() < 2e-6
     assert settled.float().mean() > 0.99
 
 
-def test_views_are_normalised_and_channels_last(develop):
+def test_views_are_normalised_and_channels_last(apply_photometrics):
     view = View(size=SIDE, crop=CentreCrop(1.0), flip=0)
     sizes = {"height_B": np.full(2, SIDE), "width_B": np.full(2, SIDE)}
     made = plan.draw(Recipe((view, view)), seed=0, epoch=0, row_B=np.arange(2), **sizes)
     images = crops(4)
-    developed = develop(images, made, (0, 1))
+    developed = apply_photometrics(images, made, (0, 1))
     expected = tv.normalize(float_images(images), list(view.mean), list(view.std))
     assert developed.is_contiguous(memory_format=torch.channels_last)
     assert (developed - expected).abs().max() < 1e-5
 
 
-def test_a_view_is_the_same_alone_and_in_a_batch(develop):
+def test_a_view_is_the_same_alone_and_in_a_batch(apply_photometrics):
     view = View(size=SIDE, jitter=Jitter(0.4, 0.4, 0.4, 0.1), grey=0.5, blur=Blur(), solarise=0.5)
     images = crops(6)
     rows, size = np.arange(6), np.full(6, SIDE)
-    together = develop(images, plan.draw(Recipe((view,)), seed=0, epoch=0, row_B=rows, height_B=size, width_B=size))
+    together = apply_photometrics(
+        images, plan.draw(Recipe((view,)), seed=0, epoch=0, row_B=rows, height_B=size, width_B=size)
+    )
     for b in rows:
         one = plan.draw(Recipe((view,)), seed=0, epoch=0, row_B=rows[b : b + 1], height_B=size[:1], width_B=size[:1])
-        assert (develop(images[b : b + 1], one)[0] - together[b]).abs().max() < 1e-5
+        assert (apply_photometrics(images[b : b + 1], one)[0] - together[b]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -204,13 +206,13 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("space", KNOWN)
-def test_spaces_are_those_of_scikit_image(space, develop):
+def test_spaces_are_those_of_scikit_image(space, apply_photometrics):
     view = View(size=SIDE, flip=0, space=space, **PLAIN)
     pixels = torch.tensor(list(KNOWN[space]), dtype=torch.uint8)
     images = pixels[:, None, None].expand(-1, SIDE, SIDE, -1).contiguous()
     sizes = {"height_B": np.full(len(pixels), SIDE), "width_B": np.full(len(pixels), SIDE)}
     made = plan.draw(Recipe((view,)), seed=0, epoch=0, row_B=np.arange(len(pixels)), **sizes)
-    found = develop(images, made)[:, :, 3, 5]
+    found = apply_photometrics(images, made)[:, :, 3, 5]
     assert (found - torch.tensor(list(KNOWN[space].values()))).abs().max() < 0.01
 
 
