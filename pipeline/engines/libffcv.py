@@ -46,7 +46,7 @@ def library() -> ctypes.CDLL:
 
 
 def decodes(data: bytes, *, height: int, width: int, eighths: int = 8) -> bool:
-    """Whether libjpeg-turbo decodes the whole JPEG stream `data`, as the ffcv engine asks it to, without an error or a warning.
+    """Whether libjpeg-turbo decodes the whole JPEG stream `data`, as the engine asks it to, without an error or warning.
 
     With a decoder of its own each time (1 us): FFCV keeps one, in which a stream that lacks its tables finds those of the
     image before, so that whether it can be read would depend on its neighbours.
