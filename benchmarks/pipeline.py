@@ -79,7 +79,7 @@ class Crops:
     """uint8 crops of a recipe's boxes, with nothing done to them."""
 
     def __init__(self, beton: Beton, recipe: Recipe, batch: int, threads: int) -> None:
-        self._beton, self._engine = beton, ENGINES["ffcv"].open(beton, threads)
+        self._beton, self._engine = beton, ENGINES["ffcv"].make(beton, threads)
         self._rows = [np.arange(start, min(start + batch, len(beton))) for start in range(0, len(beton), batch)]
         self._recipe = recipe
         shapes = [(len(group), batch, *[recipe.views[group[0]].size] * 2, 3) for group in recipe.groups]

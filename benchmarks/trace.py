@@ -12,13 +12,13 @@ import contextlib
 import hashlib
 import io
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..console import answer, say
 from ..files.opening import read_bytes, read_text, replacing
 from ..methods.overrides import values
 from ..methods.table import METHODS
@@ -132,7 +132,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name, told in traces(Path(folder)):
             found[name] = told
-            print(f"{time.perf_counter() - started:6.1f} s  {name}", file=sys.stderr)
+            say(f"{time.perf_counter() - started:6.1f} s  {name}")
     if asked.out:
         with replacing(asked.out) as partial:
             partial.write_text(json.dumps(found, indent=1) + "\n")
@@ -141,8 +141,8 @@ def main() -> int:
     before = json.loads(read_text(asked.against))
     other = [name for name in before | found if before.get(name) != found.get(name)]
     for name in other:
-        print(f"{name}: {before.get(name)} before, {found.get(name)} now")
-    print(f"{len(found) - len(other)} of {len(before | found)} traces are the same")
+        answer(f"{name}: {before.get(name)} before, {found.get(name)} now")
+    answer(f"{len(found) - len(other)} of {len(before | found)} traces are the same")
     return bool(other)
 
 

@@ -118,7 +118,7 @@ class BetonLoader:
         self._cuda = device.type == "cuda"
         self._ahead = (2 if self._cuda else 0) if ahead is None else ahead
         self.engine_name, self.placement = engine.choose(engine_name), _placement(placement, device)
-        self._engine = engine.ENGINES[self.engine_name].open(beton, threads or usable_cores())
+        self._engine = engine.ENGINES[self.engine_name].make(beton, threads or usable_cores())
         self.unreadable = set[int]()
         """Rows that this rank has met and could not decode."""
         self._dtype, self._scratch, self._buffers = dtype, Scratch(), Buffers()

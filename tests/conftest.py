@@ -66,7 +66,7 @@ def mill():
         drawn = plan.draw(recipe, seed=0, epoch=0, row_B=row_B, height_B=beton.height_N, width_B=beton.width_N)
         sizes = [(len(group), recipe.views[group[0]].size) for group in recipe.groups]
         outs = tuple(np.full((views, len(beton), size, size, 3), 127, np.uint8) for views, size in sizes)
-        with closing(engine.ENGINES[name].open(beton, threads)) as running:
+        with closing(engine.ENGINES[name].make(beton, threads)) as running:
             return running.crops(row_B, drawn, outs), outs
 
     return run

@@ -49,7 +49,7 @@ class Kind(NamedTuple):
     """Of the class, whose constructor takes a Beton, a number of threads and `options`."""
     options: Mapping[str, Any] = {}
 
-    def open(self, beton: Beton, threads: int) -> Engine:
+    def make(self, beton: Beton, threads: int) -> Engine:
         """The engine over a data set."""
         return getattr(self._module(), self.name)(beton, threads, **self.options)
 

@@ -32,7 +32,7 @@ class Kind(NamedTuple):
 
     words: str
     named: Callable[[Path], bool]
-    open: Callable[[Path, Reading], Source]
+    make: Callable[[Path, Reading], Source]
 
 
 KINDS = [
@@ -101,7 +101,7 @@ def _open(path: Path, reading: Reading) -> Source:
     kind = next((kind for kind in KINDS if kind.named(path)), None)
     if kind is None:
         raise ValueError(f"{path} is a file of no known kind: name {known()}")
-    return kind.open(path, reading)
+    return kind.make(path, reading)
 
 
 def columns_of(sources: Sequence[Source]) -> list[str]:

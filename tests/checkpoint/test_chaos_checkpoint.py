@@ -30,7 +30,8 @@ from pathlib import Path
 
 import torch
 
-from viewmill.models import checkpoint, writer
+from viewmill.checkpoint import layout as checkpoint
+from viewmill.checkpoint import writer
 
 if torch.get_num_threads() != 1:
     raise SystemExit("one thread alone survives a fork")
@@ -328,7 +329,8 @@ WAITING = """
 import sys, time
 import torch
 from pathlib import Path
-from viewmill.models import checkpoint, tensorfile
+from viewmill.checkpoint import layout as checkpoint
+from viewmill.checkpoint import tensorfile
 from viewmill.checkpoint.writer import Writer
 real = os.fsync
 

@@ -136,7 +136,7 @@ def test_a_page_about_a_real_run_has_every_section_fetches_nothing_and_leaves_th
     run, _ = real
     before = state_of(run)
     out = tmp_path / "page.html"
-    assert report.report(Report((run,), out=out), recipes=OWN, judge=judged) == 0
+    assert report.report(Report((run,), out=out)) == 0
     assert state_of(run) == before
     assert str(out) in capsys.readouterr().err
     text = out.read_text(encoding="utf-8")
@@ -329,7 +329,7 @@ def test_names_that_are_markup_stay_text(tmp_path):
 
 def test_a_file_name_that_is_no_unicode_is_written_by_its_code(tmp_path):
     run = made(tmp_path / "photo\udce9")
-    assert report.report(Report((run,), out=tmp_path / "page.html", images=0), recipes=OWN, judge=judged) == 0
+    assert report.report(Report((run,), out=tmp_path / "page.html", images=0)) == 0
     assert r"photo\udce9" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -519,7 +519,7 @@ def test_a_map_is_the_same_again_and_does_without_scikit_learn(monkeypatch):
 def made_of(config: Report) -> int:
     """What the program does with a command line."""
     check_settings(config)
-    return report.report(config, recipes=OWN, judge=judged)
+    return report.report(config)
 
 
 def test_what_cannot_be_read_or_written_is_refused(tmp_path):

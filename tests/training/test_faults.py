@@ -396,12 +396,11 @@ def test_the_lock_names_its_holder_and_what_a_dead_one_left_is_no_lock(beton, tm
 
 
 def test_seeds_of_torchs_own_numbers_follow_from_seed_step_and_rank():
-    from viewmill.methods.schedules import Moment
-    from viewmill.training.state import seed_step
+    from viewmill.distributed.steps import seed_step
 
     drawn = []
     for seed, step in ((0, 1), (0, 1), (0, 2), (1, 1)):
-        seed_step({"seed": seed}, Moment(step, 10, 5))
+        seed_step(seed, step)
         drawn.append(torch.rand(3))
     assert torch.equal(drawn[0], drawn[1])
     assert len({tuple(numbers.tolist()) for numbers in drawn}) == 3

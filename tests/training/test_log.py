@@ -168,7 +168,7 @@ def test_a_full_disk_at_the_start_of_a_resumed_run_leaves_the_log_as_it_was(tmp_
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from viewmill.journal import log as logs
+from viewmill.training import log as logs
 logs.KEPT = 20
 told, limit = [], 2000
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from viewmill.pipeline.beton import examine, manifest, select
 from viewmill.pipeline.beton.manifest import open_trusted, read_columns, read_manifest, sidecars
-from viewmill.pipeline.beton.reader import JPEG, RAW, InvalidBeton, Sample, examine, manifest, open_beton, select
+from viewmill.pipeline.beton.reader import JPEG, RAW, InvalidBeton, Sample, open_beton
 from viewmill.pipeline.beton.writer import write_beton
 from viewmill.pipeline.conversion.cache import open_data
 from viewmill.pipeline.conversion.convert import convert

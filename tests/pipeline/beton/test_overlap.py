@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
+from viewmill.pipeline.beton import overlap as overlaps
 from viewmill.pipeline.beton.overlap import overlap, overlap_in_words, overlap_of_files
 from viewmill.pipeline.beton.reader import JPEG, RAW, Beton, Sample, open_beton
-from viewmill.pipeline.beton.reader import overlap as overlaps
 from viewmill.pipeline.beton.writer import write_beton
 
 

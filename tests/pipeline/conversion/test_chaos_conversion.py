@@ -23,8 +23,9 @@ import pytest
 from disks import fill_up, mounted
 from PIL import Image
 
+from viewmill.pipeline.beton import select
 from viewmill.pipeline.beton.manifest import open_trusted, read_columns, sidecars
-from viewmill.pipeline.beton.reader import ALLOCATION, FIELD, HEADER, ROW, InvalidBeton, open_beton, select
+from viewmill.pipeline.beton.reader import ALLOCATION, FIELD, HEADER, ROW, InvalidBeton, open_beton
 from viewmill.pipeline.conversion import workers
 from viewmill.pipeline.conversion.convert import convert
 
@@ -233,7 +234,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viewmill.pipeline import select
+from viewmill.pipeline.beton import select
 from viewmill.pipeline.beton.reader import open_beton
 from viewmill.pipeline.conversion.convert import convert
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from viewmill.pipeline.beton import examine
 from viewmill.pipeline.beton.manifest import open_trusted
-from viewmill.pipeline.beton.reader import examine
 from viewmill.pipeline.conversion.convert import convert
 from viewmill.pipeline.engines.ffcv_engine import FfcvEngine
 from viewmill.pipeline.views.plan import draw

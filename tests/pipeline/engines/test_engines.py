@@ -160,7 +160,7 @@ def test_views_of_two_sizes_stand_each_in_its_group(photo_beton, name):
     places = {"height_B": photo_beton.height_N[row_B], "width_B": photo_beton.width_N[row_B]}
     drawn = plan.draw(recipe, seed=1, epoch=2, row_B=row_B, **places)
     outs = np.empty((2, 10, 48, 48, 3), np.uint8), np.empty((2, 10, 20, 20, 3), np.uint8)
-    with closing(engine.ENGINES[name].open(photo_beton, 2)) as running:
+    with closing(engine.ENGINES[name].make(photo_beton, 2)) as running:
         assert running.crops(row_B, drawn, outs).all()
         for group, members in enumerate(recipe.groups):
             for slot, v in enumerate(members):
@@ -205,7 +205,7 @@ def test_a_row_replaced_by_an_image_of_another_size_is_invalid(photo_beton, mill
 
 @BOTH
 def test_an_engine_may_be_closed_twice(photo_beton, name):
-    running = engine.ENGINES[name].open(photo_beton, 1)
+    running = engine.ENGINES[name].make(photo_beton, 1)
     running.close()
     running.close()
 
