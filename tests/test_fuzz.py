@@ -28,6 +28,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from viewmill.pipeline.beton import examine
 from viewmill.pipeline.beton.manifest import SETTLED_S, open_trusted, read_columns, sidecars
 from viewmill.pipeline.beton.reader import (
     ALLOCATION,
@@ -38,7 +39,6 @@ from viewmill.pipeline.beton.reader import (
     RAW,
     InvalidBeton,
     Sample,
-    examine,
     open_beton,
 )
 from viewmill.pipeline.beton.writer import write_beton

@@ -185,7 +185,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 told = measure(Pair(*made), Task("21k", label_N, label_Q, names), Options(tuple(sys.argv[1:]), epochs=1, k=(5,)))
 state = online.start(width, classes, device=torch.device("cpu"))
 valid_B, row_B = torch.ones(256, dtype=torch.bool), torch.arange(256)
-online.watch_(state, made[0].feature_NF[:256], label_N[:256], valid_B, row_B, step=0, observe=True)
+online.update_probe_(state, made[0].feature_NF[:256], label_N[:256], valid_B, row_B, step=0, observe=True)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pairs = max(len(each.score.confusion_P3) for each in told)
 print(*(f"{each.score.top1.value:.3f}" for each in told), pairs, (after - before) // 1024)

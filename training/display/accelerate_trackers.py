@@ -8,18 +8,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
-
-import numpy as np
 
 PROJECT = "viewmill"
 WANDB_START_S, WANDB_END_S = 30.0, 120.0  # to wait for its server; by default 90 s, and without end
 QUIET = {"silent": True, "console": "off", "disable_git": True, "save_code": False}
 
+if TYPE_CHECKING:
+    import numpy as np
+
 Scalars = dict[str, float]
-Pictures = dict[str, np.ndarray]
-Histograms = dict[str, tuple[np.ndarray, np.ndarray]]  # counts, edges
+Pictures = dict[str, "np.ndarray"]
+Histograms = dict[str, tuple["np.ndarray", "np.ndarray"]]  # counts, edges
 
 
 class Run(NamedTuple):
