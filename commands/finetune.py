@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from ..console import opening, say, table
-from ..distributed import rendezvous
 from ..errors import Refused, refusing
 from ..files.typed import check_settings, read_json
 from ..pipeline.datasets import open_images, told_apart
 from ..settings.evaluation import Finetune
 from ..training.launch import starting
 from ..training.log import versions
-from ..training.run_config import FORMAT, recorded, settle_config
+from ..training.run_config import FORMAT, recorded
 from ..training.run_folder import read_config, write_json
 from ..training.signals import deferred
 from ..transfer.presets import Course
@@ -107,7 +106,7 @@ def prepare(
     from ..pipeline.loader import BetonLoader
     from ..pipeline.views.recipe import weak
     from ..transfer.classification import Classification, Classifier
-    from ..transfer.tuning import Habits, prepared
+    from ..transfer.tuning import prepared
 
     encoder, shown, given, init = begin(config)
     loader = BetonLoader(
@@ -138,12 +137,7 @@ def prepare(
     module = Classifier(encoder, encoder.features, len(labels.classes))  # pyright: ignore[reportArgumentType]
     shown_recipe = weak(shown.size, shown)
     task = Classification(module, loader, test, shown_recipe, labels, config.smoothing, accelerator, protocol(settings))
-    shared = {field.name for field in dataclasses.fields(Habits)} & {field.name for field in dataclasses.fields(config)}
-    habits = Habits(**{name: getattr(config, name) for name in shared})
-    rendezvous.current().agree("configuration", lambda: settings | {"source": ""})
-    if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
-        settle_config(config.out, settings)
-    job = prepared(task, course, habits, settings, accelerator, out=config.out, data=config.train)
+    job = prepared(config, task, course, settings, accelerator, data=config.train)
     if accelerator.is_main_process:
         count = sum(parameter.numel() for parameter in module.parameters())
         rows = [

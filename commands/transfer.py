@@ -13,7 +13,7 @@ from ..errors import Refused, refusing
 from ..files.typed import check_settings
 from ..settings.transfer import Transfer
 from ..training.launch import Start, starting
-from ..training.run_config import FORMAT, config_of, recorded, settle_config, unlike
+from ..training.run_config import FORMAT, config_of, recorded, unlike
 from ..training.signals import deferred
 from ..transfer.opened import check_objects, open_scenes
 from ..transfer.precision import average_precision
@@ -192,7 +192,7 @@ def prepare(
     from ..transfer.batches import Feed
     from ..transfer.detection import Detection
     from ..transfer.detectors import build
-    from ..transfer.tuning import Habits, prepared
+    from ..transfer.tuning import prepared
 
     rank, world = accelerator.process_index, accelerator.num_processes
     share(course.batch, rank=rank, world=world)
@@ -213,12 +213,7 @@ def prepare(
         threads=config.threads or usable_cores(),
     )
     task = Detection(module, feed, data.test, config.task, config.out, accelerator)
-    shared = {field.name for field in dataclasses.fields(Habits)} & {field.name for field in dataclasses.fields(config)}
-    habits = Habits(**{name: getattr(config, name) for name in shared})
-    rendezvous.current().agree("configuration", lambda: settings | {"source": ""})
-    if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
-        settle_config(config.out, settings)
-    job = prepared(task, course, habits, settings, accelerator, out=config.out, data=config.train)
+    job = prepared(config, task, course, settings, accelerator, data=config.train)
     if accelerator.is_main_process:
         if job.first:
             say(f"continuing {config.out} at step {job.first:,} of {course.steps:,}")

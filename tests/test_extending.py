@@ -1,7 +1,6 @@
 """The worked examples of docs/extending.md, each run as its reader would: one file, and one line in one table."""
 
 import importlib.util
-import json
 import re
 import sys
 import zipfile
@@ -130,4 +129,4 @@ def test_a_format_is_loaded_and_compared_before_it_is_said_to_be_written(example
     assert export(Export(tmp_path / "run", tmp_path / "encoder.npz", format="npz")) == 0
     with np.load(tmp_path / "encoder.npz") as held:
         assert "conv1.weight" in held
-    assert json.dumps("numpy") in (tmp_path / "encoder.md").read_text() or list(tmp_path.glob("encoder*.md"))
+    assert 'library_name: "numpy"' in (tmp_path / "encoder.md").read_text()

@@ -19,7 +19,8 @@ from accelerate.state import AcceleratorState
 from faults import TINY, figures, records, state
 from safetensors.torch import load_file
 
-from viewmill.methods.parts import Clusters, Nearest, Queue, Ring
+from viewmill.benchmarks.trace import fitting
+from viewmill.methods.parts import Clusters
 from viewmill.methods.table import METHODS
 from viewmill.run import main
 from viewmill.training import pretraining
@@ -27,11 +28,6 @@ from viewmill.training.log import Log
 from viewmill.training.precision import fastest
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = {  # what makes a method fit 64 images
-    "ring": ("region.inner=0.05", "region.outer=0.5"),
-    "nearest": ("region.count=30", "positives.rows_per_cluster=8", "positives.clusterings=2", "warm_start=0.5"),
-    "queue": ("memory.size=128",),
-}
 
 
 class Done(NamedTuple):
@@ -129,17 +125,6 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(trained, beton, tmp_pa
     viewmill("train", "simclr", "--data", beton, "--out", tmp_path / "other", *TINY, "--steps", 6, "--seed", 1)
     assert weights(tmp_path / "again") == weights(trained)
     assert weights(tmp_path / "other") != weights(trained)
-
-
-def fitting(name: str) -> tuple[str, ...]:
-    """What makes method `name` fit 64 images, as arguments."""
-    method = METHODS[name]
-    chosen = SETTINGS["queue"] if isinstance(method.memory, Queue) else ()
-    if isinstance(method.region, Ring) and method.region.inner > 0 and not method.region.relative:
-        chosen += SETTINGS["ring"]
-    if isinstance(method.region, Nearest):
-        chosen += SETTINGS["nearest"]
-    return ("--set", *chosen) if chosen else ()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,8 +6,10 @@ that verify, a step that waits for nothing, and an end of which every process kn
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -63,109 +65,72 @@ class Reporter(Protocol):
         """Tell the person how it ended."""
 
 
-class Run(Protocol):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run(ABC):
     """What is trained, and how often the loop does what. Batches of a step are the same however often it was stopped."""
 
-    @property
-    def state(self) -> TrainState:
-        """Everything that a step changes."""
-        ...
+    state: TrainState
+    """Everything that a step changes."""
+    accelerator: Accelerator
+    out: Path
+    data: Path
+    """What it learns from, for a message."""
+    first: int
+    """The step at which this start begins."""
+    steps: int
+    """Of the whole run."""
+    per_epoch: int
+    batch: int
+    """Images of a step, over all processes."""
+    accumulate: int = 1
+    """Batches whose gradients make one update."""
+    every: int
+    """Steps between checkpoints."""
+    keep: int
+    """Checkpoints that stay."""
+    keep_every: int = 0
+    """Steps between checkpoints that stay for good; 0 for none."""
+    log_every: int
+    max_masked: int
+    """Updates in a row that may be left out."""
+    takes_init: bool = False
+    """Whether another run could begin with its weights by --init."""
 
-    @property
-    def accelerator(self) -> Accelerator:
-        """The device, the processes and their precision."""
-        ...
-
-    @property
-    def out(self) -> Path:
-        """The folder."""
-        ...
-
-    @property
-    def data(self) -> Path:
-        """What it learns from, for a message."""
-        ...
-
-    @property
-    def first(self) -> int:
-        """The step at which this start begins."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """Of the whole run."""
-        ...
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps of an epoch."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """Images of a step, over all processes."""
-        ...
-
-    @property
-    def accumulate(self) -> int:
-        """Batches whose gradients make one update."""
-        ...
-
-    @property
-    def keep(self) -> int:
-        """Checkpoints that stay."""
-        ...
-
-    @property
-    def keep_every(self) -> int:
-        """Steps between checkpoints that stay for good; 0 for none."""
-        ...
-
-    @property
-    def max_masked(self) -> int:
-        """Updates in a row that may be left out."""
-        ...
-
-    @property
-    def takes_init(self) -> bool:
-        """Whether another run could begin with its weights by --init."""
-        ...
-
+    @abstractmethod
     def reporting(self) -> AbstractContextManager[Reporter]:
         """What it writes and says from now on."""
-        ...
 
+    @abstractmethod
     def batches(self) -> Generator[Any]:
         """What the steps from `first` on learn from, on this process."""
-        ...
 
+    @abstractmethod
     def rate(self, step: int) -> float:
         """The learning rate of `step` (from 0)."""
-        ...
 
     def refresh_(self, step: int) -> str:
         """What is computed anew before `step`, by the name of its record; "" for nothing."""
-        ...
+        return ""
 
     def keeps(self, done: int) -> bool:
         """Whether a checkpoint is due after so many steps."""
-        ...
+        return done % self.every == 0 or done == self.steps
 
     def observes(self, done: int, *, due: bool) -> bool:
         """Whether the step that makes so many is logged; `due` where a checkpoint follows it."""
-        ...
+        return done % self.log_every == 0 or done == self.first + 1
 
+    @abstractmethod
     def take_step(self, batch: Any, *, step: int, part: Part, observe: bool, asked: int) -> StepOutput:
         """Forward, loss, backward and, in an update's last part, the update; nothing of it waits for the device."""
-        ...
 
+    @abstractmethod
     def read(self, output: StepOutput, *, step: int) -> dict[str, Any]:
         """The step's scalars as numbers: here the host waits for the device. Every process calls it."""
-        ...
 
+    @abstractmethod
     def loss(self, batch: Any, step: int, state: TrainState) -> Tensor:
         """The loss of a batch, of which nothing is learnt or remembered."""
-        ...
 
 
 def loop(run: Run, asked: Callable[[], int], start: Start) -> dict[str, Any]:

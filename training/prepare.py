@@ -48,8 +48,28 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
     step, passed_over = restore_(config.out, state)
-    every = config.checkpoint_every or min(len(loader), 1000)
-    run = Pretraining(config, method, settings, beton, loader, state, accelerator, step, every)
+    run = Pretraining(
+        config=config,
+        method=method,
+        settings=settings,
+        beton=beton,
+        loader=loader,
+        state=state,
+        accelerator=accelerator,
+        out=config.out,
+        data=config.data,
+        first=step,
+        steps=settings["steps"],
+        per_epoch=len(loader),
+        batch=config.batch,
+        accumulate=config.accumulate,
+        every=config.checkpoint_every or min(len(loader), 1000),
+        keep=config.keep,
+        keep_every=config.keep_every,
+        log_every=config.log_every,
+        max_masked=config.max_masked,
+        takes_init=True,
+    )
     if accelerator.is_main_process:
         for fault in passed_over:
             say(f"passed over: {fault}")

@@ -2,11 +2,10 @@
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ..methods.method import Method
@@ -18,7 +17,7 @@ from ..pipeline.beton.reader import Beton
 from ..pipeline.loader import BetonLoader, ViewBatch, batches
 from ..settings import Train
 from .learning_rate import rate_at
-from .loop import StepOutput
+from .loop import Run, StepOutput
 from .options import peak_rate
 from .progress import Report, reporting
 from .state import Settings, TrainState
@@ -26,87 +25,30 @@ from .step import loss_of, take_step
 from .update import Part
 
 
-class Pretraining(NamedTuple):
-    """A pretraining with all that it is made of: a `Run` of the loop. `first` is the step at which this start begins."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pretraining(Run):
+    """A pretraining with all that it is made of."""
 
     config: Train
     method: Method
     settings: Settings
     beton: Beton
     loader: BetonLoader
-    state: TrainState
-    accelerator: Accelerator
-    first: int
-    every: int
-    """Steps between checkpoints."""
-
-    @property
-    def steps(self) -> int:
-        """Of the whole run."""
-        return self.settings["steps"]
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps of an epoch."""
-        return len(self.loader)
-
-    @property
-    def out(self) -> Path:
-        """The run's folder."""
-        return self.config.out
-
-    @property
-    def data(self) -> Path:
-        """What it learns from."""
-        return self.config.data
-
-    @property
-    def batch(self) -> int:
-        """Images of a step, over all processes."""
-        return self.config.batch
-
-    @property
-    def accumulate(self) -> int:
-        """Batches whose gradients make one update."""
-        return self.config.accumulate
-
-    @property
-    def keep(self) -> int:
-        """Checkpoints that stay."""
-        return self.config.keep
-
-    @property
-    def keep_every(self) -> int:
-        """Steps between checkpoints that stay for good; 0 for none."""
-        return self.config.keep_every
-
-    @property
-    def max_masked(self) -> int:
-        """Updates in a row that may be left out."""
-        return self.config.max_masked
-
-    @property
-    def takes_init(self) -> bool:
-        """Another run could begin with its weights."""
-        return True
 
     def moment(self, step: int) -> Moment:
         """Where the run stands before `step` (from 0)."""
-        return Moment(step, self.steps, len(self.loader))
+        return Moment(step, self.steps, self.per_epoch)
 
     def rate(self, step: int) -> float:
         """The learning rate of `step` (from 0)."""
         peak, warmup = peak_rate(self.config, self.method), round(self.config.warmup * self.steps)
         return rate_at(step, steps=self.steps, warmup=warmup, peak=peak, shape=self.config.schedule)
 
-    def keeps(self, done: int) -> bool:
-        """Whether a checkpoint is due after so many steps."""
-        return done % self.every == 0 or done == self.steps
-
     def observes(self, done: int, *, due: bool) -> bool:
-        """Whether the step that makes so many is logged with all that is to be known of it."""
-        listens = memory.listens(self.method, self.state.memory, self.moment(done - 1))
-        return done % self.config.log_every == 0 or done == self.first + 1 or listens or due
+        """Before a checkpoint too, and where an adaptive schedule is to hear the loss."""
+        return (
+            super().observes(done, due=due) or memory.listens(self.method, self.state.memory, self.moment(done - 1)) or due
+        )
 
     def reporting(self) -> AbstractContextManager[Report]:
         """Log, screen and trackers."""

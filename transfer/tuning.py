@@ -5,9 +5,9 @@ A task is what changes: a module, its batches, its loss, and how it is judged. E
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from ..checkpoint.writer import check_room
 from ..console import say
-from ..distributed import collectives
+from ..distributed import collectives, rendezvous
 from ..distributed.steps import autocast, seed_step
 from ..training import update
 from ..training.launch import REASONS, Start
-from ..training.loop import StepOutput, loop
+from ..training.loop import Run, StepOutput, loop
 from ..training.optimisers import OPTIMISERS
 from ..training.resume import parts_of, restore_
+from ..training.run_config import settle_config
 from ..training.state import Settings, TrainState
 from ..training.update import Part, Statistics
 from .presets import Course
@@ -70,57 +71,13 @@ class Habits:
     max_masked: int = 20
 
 
-class FineTuning(NamedTuple):
-    """A fine-tuning under way, a `Run` of the loop: `first` is the step at which this start begins."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FineTuning(Run):
+    """A fine-tuning under way."""
 
     task: Task
     course: Course
     habits: Habits
-    state: TrainState
-    accelerator: Accelerator
-    out: Path
-    data: Path
-    first: int
-
-    @property
-    def steps(self) -> int:
-        """Of the whole run."""
-        return self.course.steps
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps of an epoch."""
-        return self.task.per_epoch
-
-    @property
-    def batch(self) -> int:
-        """Images of a step, over all processes."""
-        return self.course.batch
-
-    @property
-    def accumulate(self) -> int:
-        """Every batch makes an update."""
-        return 1
-
-    @property
-    def keep(self) -> int:
-        """Checkpoints that stay."""
-        return self.habits.keep
-
-    @property
-    def keep_every(self) -> int:
-        """None stays for good."""
-        return 0
-
-    @property
-    def max_masked(self) -> int:
-        """Updates in a row that may be left out."""
-        return self.habits.max_masked
-
-    @property
-    def takes_init(self) -> bool:
-        """Nothing begins with its weights by --init."""
-        return False
 
     def reporting(self) -> AbstractContextManager[Journal]:
         """log.jsonl and plain lines."""
@@ -136,17 +93,9 @@ class FineTuning(NamedTuple):
         """The learning rate of `step` (from 0)."""
         return self.course.rate(step)
 
-    def refresh_(self, step: int) -> str:
-        """Nothing is computed between steps."""
-        return ""
-
-    def keeps(self, done: int) -> bool:
-        """Whether a checkpoint is due after so many steps."""
-        return done % self.habits.checkpoint_every == 0 or done == self.steps
-
     def observes(self, done: int, *, due: bool) -> bool:
-        """Whether the step that makes so many is logged."""
-        return done % self.habits.log_every == 0 or done in (self.first + 1, self.steps)
+        """The last step too."""
+        return super().observes(done, due=due) or done == self.steps
 
     def take_step(self, batch: Any, *, step: int, part: Part, observe: bool, asked: int) -> StepOutput:
         """One update from one batch."""
@@ -176,13 +125,19 @@ def train(run: FineTuning, asked: Callable[[], int], start: Start) -> dict[str, 
 
 
 def prepared(
-    task: Task, course: Course, habits: Habits, settings: Settings, accelerator: Accelerator, *, out: Path, data: Path
+    config: Any, task: Task, course: Course, settings: Settings, accelerator: Accelerator, *, data: Path
 ) -> FineTuning:
-    """The run as it stands on the disk: its newest checkpoint that verifies is put into the task's module.
+    """The run as it stands on the disk, once all processes agree on `settings`: they are written down, and its newest
+    checkpoint that verifies is put into the task's module.
 
-    `settings` need `batch` and `data_fingerprint`, which stand in checkpoints too. Raises ValueError where a checkpoint is
-    of another run, none verifies, or there is no room for one.
+    `config` has `out`, and the fields of Habits that its command offers; `settings` need `batch` and `data_fingerprint`,
+    which stand in checkpoints too. Raises ValueError where a checkpoint is of another run, none verifies, or there is no
+    room for one, and Refused where processes differ or another run stands there.
     """
+    habits = Habits(**{field.name: getattr(config, field.name) for field in fields(Habits) if hasattr(config, field.name)})
+    rendezvous.current().agree("configuration", lambda: settings | {"source": ""})
+    if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
+        settle_config(config.out, settings)
     module = task.module.to(accelerator.device)
     state = TrainState(
         model=accelerator.prepare(module),
@@ -196,13 +151,29 @@ def prepared(
         settings=settings,
         label_N=None,
     )
-    step, passed_over = restore_(out, state)
+    step, passed_over = restore_(config.out, state)
     if accelerator.is_main_process:
         for fault in passed_over:
             say(f"passed over: {fault}")
-        if step < course.steps and (tight := check_room(out / "checkpoints", parts_of(state), keep=habits.keep)):
+        if step < course.steps and (tight := check_room(config.out / "checkpoints", parts_of(state), keep=habits.keep)):
             say(tight)
-    return FineTuning(task, course, habits, state, accelerator, out, data, step)
+    return FineTuning(
+        task=task,
+        course=course,
+        habits=habits,
+        state=state,
+        accelerator=accelerator,
+        out=config.out,
+        data=data,
+        first=step,
+        steps=course.steps,
+        per_epoch=task.per_epoch,
+        batch=course.batch,
+        every=habits.checkpoint_every,
+        keep=habits.keep,
+        log_every=habits.log_every,
+        max_masked=habits.max_masked,
+    )
 
 
 def take_step(run: "FineTuning", batch: Any, *, step: int, asked: int) -> StepOutput:
