@@ -68,7 +68,7 @@ def write(
     temporary, latest = folder / f".tmp-{final.name}", folder / ".tmp-latest"
     try:
         if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)  # without its parents: a run's folder that somebody removed is not made anew
             sync_folder(folder.parent)
         remarks = retention.sweep(folder)
         try:

@@ -95,7 +95,9 @@ def _held(fault: Fault, given: Sequence[str], batch: Any) -> Any:
 
 
 def _gone(fault: Fault, given: Sequence[str], batch: Any) -> Any:
-    shutil.rmtree(given[given.index("--out") + 1])
+    out = Path(given[given.index("--out") + 1])
+    while out.exists():  # the thread that writes a checkpoint may take what rmtree has listed, or add to it
+        shutil.rmtree(out, ignore_errors=True)
     return batch
 
 

@@ -883,6 +883,11 @@ def test_a_checkpoint_that_fails_is_told_once_and_training_goes_on(tmp_path):
         (tmp_path / "run").unlink()
         held.submit(4, PARTS, FACTS)
         held.wait()
+        assert "No such file" in held.take_faults()[0]
+        assert not (tmp_path / "run").exists()  # a run's folder that was removed is not made anew
+        (tmp_path / "run").mkdir()
+        held.submit(4, PARTS, FACTS)
+        held.wait()
         assert (held.saved.step, held.failed_step, held.take_faults()) == (4, None, [])
 
 
