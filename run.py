@@ -53,6 +53,7 @@ from typing import Any
 import tyro
 
 from .commands import body_of
+from .commands.from_file import with_file
 from .commands.line import by_name, in_order
 from .console import plain_errors, say, settle_streams, unboxed
 from .distributed import rendezvous
@@ -65,8 +66,9 @@ def parsed(arguments: list[str]) -> Any:
     """The command line as a command; of several processes one that cannot read its own tells the others."""
 
     def read() -> Any:
-        words = in_order(arguments, by_name(COMMANDS))
-        return tyro.cli(Command, prog="viewmill", description=__doc__, args=words)
+        commands = by_name(COMMANDS)
+        words = with_file(in_order(arguments, commands), commands)
+        return tyro.cli(Command, prog="viewmill", description=__doc__, args=words, config=(tyro.conf.OmitArgPrefixes,))
 
     if rendezvous.current().world == 1:
         return read()

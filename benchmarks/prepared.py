@@ -1,6 +1,5 @@
 """A training that stands ready, for measurements within this process."""
 
-import dataclasses
 import io
 import tempfile
 import time
@@ -15,6 +14,7 @@ from accelerate import Accelerator
 from ..methods.table import METHODS
 from ..pipeline.beton.reader import Beton
 from ..settings import Train
+from ..settings.parts import made, replaced
 from ..training.precision import fastest
 from ..training.prepare import prepare
 from ..training.step import take_step
@@ -24,10 +24,10 @@ from ..training.update import Part
 @contextmanager
 def opened(data: Beton, folder: Path, /, **settings: Any) -> Iterator[Any]:
     """A training that has been prepared in a new folder, ready for its first step."""
-    config = Train(data=data.path, out=Path(tempfile.mkdtemp(dir=folder)), **settings)
-    if config.precision == "auto":
-        config = dataclasses.replace(config, precision=fastest())
-    accelerator = Accelerator(mixed_precision=config.precision)
+    config = made(Train, data=data.path, out=Path(tempfile.mkdtemp(dir=folder)), **settings)
+    if config.optimisation.precision == "auto":
+        config = replaced(config, precision=fastest())
+    accelerator = Accelerator(mixed_precision=config.optimisation.precision)
     with ExitStack() as stack:
         with redirect_stderr(io.StringIO()):  # its plan
             job = prepare(config, METHODS[config.method], data, accelerator, stack)

@@ -107,7 +107,7 @@ def measurements(config: Bench, folder: Path) -> Iterator[Measured]:
     bank = {"method": "ir", **WALKTHROUGH, **fixed}
     with opened(first_rows(small, BANK_ROWS), folder, **bank) as job:
         yield from stall(job, repeats=repeats)
-        saved = job.config.out
+        saved = job.out
     yield restoring(small, folder, saved, bank, repeats=repeats)
 
 
@@ -138,7 +138,7 @@ def loader_price(job: Any, fed: Fed, *, repeats: int) -> Measured:
                 taken[source is milled] = clock(lambda source=source: steps(source), device)
             found.append(taken[False] / taken[True])
     note = f"{described(fed.settings)}, {job.loader.engine_name} engine, blocks of {fed.block}"
-    name = f"training at {job.config.size} px over batches in memory"
+    name = f"training at {job.settings['size']} px over batches in memory"
     return Measured(name, "times", found, least=fed.least, note=note)
 
 
@@ -200,7 +200,7 @@ def stall(job: Any, *, repeats: int) -> Iterator[Measured]:
     state, accelerator, waits, steps = job.state, job.accelerator, [], []
     with closing(batches(job.loader, start=0, stop=1)) as source:
         batch = next(source)
-    with Writer(job.config.out / "checkpoints") as writer:
+    with Writer(job.out / "checkpoints") as writer:
 
         def submit(number: int) -> None:
             writer.submit(number, parts_of(state), facts_of(state, accelerator, step=number))

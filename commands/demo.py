@@ -29,6 +29,7 @@ from ..pipeline.threads import usable_cores
 from ..pipeline.views.picture import mosaic, originals, view_grid
 from ..pipeline.views.recipe import simclr, weak
 from ..settings import Demo, Train
+from ..settings.parts import made
 from ..training.resume import load_encoders
 from .train import train
 
@@ -84,7 +85,8 @@ def training(data: Path, run: Path, *, seed: int) -> Train:
     .23 with AdamW; of .40 after 13; of .48 after 10 at batch 64 (at 32 px, one seed each; untrained .17).
     At 24 px an epoch takes .6 of the time at 32 px, and 15 epochs tell .58 / .52 / .58 (seeds 0, 1, 2; untrained .20).
     """
-    return Train(
+    return made(
+        Train,
         data=data,
         out=run,
         width=16,

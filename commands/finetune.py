@@ -13,7 +13,8 @@ from ..console import opening, say, table
 from ..errors import Refused, refusing
 from ..files.typed import check_settings, read_json
 from ..pipeline.datasets import open_images, told_apart
-from ..settings.evaluation import Finetune
+from ..settings.parts import flat
+from ..settings.transfer import ClassifierOptimisation, Finetune
 from ..training.launch import starting
 from ..training.log import versions
 from ..training.run_config import FORMAT, recorded
@@ -36,6 +37,7 @@ FREE = {
     "train",
     "test",
     "out",
+    "config",
     "classes_by",
     "threads",
     "timeout",
@@ -45,7 +47,7 @@ FREE = {
     "log_every",
 }
 """What does not make a run another one."""
-MAY_DIFFER = ("source", "train", "test", "threads")
+MAY_DIFFER = ("source", "train", "test", "config", "threads")
 """Between the processes of one start."""
 RATES = {"sgd": 0.1, "adamw": 0.001}  # at batches of 256; SGD's grows with the batch (arXiv 1706.02677)
 
@@ -56,14 +58,15 @@ def finetune(config: Finetune) -> int:
         with refusing():
             check_settings(config)
             train, test = open_images(config.train), open_images(config.test)
-        accelerator, ended = start.meet(lambda: told_of(config, train, test), precision=config.precision), start.ended
+        accelerator = start.meet(lambda: told_of(config, train, test), precision=config.optimisation.precision)
+        ended = start.ended
         from ..evaluation.classes import class_task
         from ..pipeline.beton.overlap import overlap, overlap_in_words
         from ..transfer.tuning import train as train_
 
         asked = start.stack.enter_context(deferred())
         with refusing():
-            labels = class_task(train, test, by=config.classes_by, labelled_only=config.labelled_only)
+            labels = class_task(train, test, by=config.labels.classes_by, labelled_only=config.labels.labelled_only)
             shared = overlap(train, test)
             job, settings = prepare(config, train, test, labels, accelerator, start.stack)
         for note in filter(None, (overlap_in_words(shared, config.train, config.test), *labels.notes)):
@@ -92,7 +95,7 @@ def finetune(config: Finetune) -> int:
 
 def told_of(config: Finetune, train: "Beton", test: "Beton") -> dict[str, Any]:
     """What every process must have been started with: all but where things lie on its machine."""
-    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_DIFFER}
+    own = {name: value for name, value in flat(config).items() if name not in MAY_DIFFER}
     return {"command": "finetune", **own, "train": told_apart(train), "test": told_apart(test)}
 
 
@@ -112,7 +115,7 @@ def prepare(
     loader = BetonLoader(
         train,
         mild(weak(shown.size, shown)),
-        batch=config.batch,
+        batch=config.optimisation.batch,
         seed=config.seed,
         device=accelerator.device,
         rank=accelerator.process_index,
@@ -120,8 +123,8 @@ def prepare(
         threads=config.threads,
     )
     stack.enter_context(closing(loader))
-    course = course_of(config, per_epoch=len(loader))
-    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    optimisation, course = config.optimisation, course_of(config.optimisation, per_epoch=len(loader))
+    own = {name: value for name, value in flat(config).items() if name not in FREE}
     settings = {
         "format": FORMAT,
         "command": "finetune",
@@ -135,8 +138,8 @@ def prepare(
     settings = json.loads(json.dumps(settings))
     torch.manual_seed(config.seed)
     module = Classifier(encoder, encoder.features, len(labels.classes))  # pyright: ignore[reportArgumentType]
-    shown_recipe = weak(shown.size, shown)
-    task = Classification(module, loader, test, shown_recipe, labels, config.smoothing, accelerator, protocol(settings))
+    data = (loader, test, weak(shown.size, shown), labels)
+    task = Classification(module, *data, optimisation.smoothing, accelerator, protocol(settings))
     job = prepared(config, task, course, settings, accelerator, data=config.train)
     if accelerator.is_main_process:
         count = sum(parameter.numel() for parameter in module.parameters())
@@ -145,10 +148,13 @@ def prepare(
             ("begins with", given),
             ("learns", f"{count / 1e6:.1f} M parameters, all of them; batch norm by each process's images"),
             ("views", f"a random crop and a flip, at {shown.size} px; {loader.engine_name} engine"),
-            ("optimiser", f"{config.optimiser}, rate {course.learning_rate:g} cosine, warm-up {course.warmup:,} steps"),
-            ("runs on", f"{accelerator.device.type}, precision {config.precision.replace('no', 'float32')}"),
-            ("steps", f"{job.first:,} to {course.steps:,}, {len(loader):,} an epoch, {config.batch} images each"),
-            ("results", f"{config.out}; a checkpoint every {config.checkpoint_every:,} steps"),
+            (
+                "optimiser",
+                f"{optimisation.optimiser}, rate {course.learning_rate:g} cosine, warm-up {course.warmup:,} steps",
+            ),
+            ("runs on", f"{accelerator.device.type}, precision {optimisation.precision.replace('no', 'float32')}"),
+            ("steps", f"{job.first:,} to {course.steps:,}, {len(loader):,} an epoch, {course.batch} images each"),
+            ("results", f"{config.out}; a checkpoint every {config.checkpoints.checkpoint_every:,} steps"),
         ]
         opening("viewmill finetune", rows)
     return job, settings
@@ -168,27 +174,25 @@ def begin(config: Finetune) -> "tuple[nn.Module, View, str, str]":
     if earlier and earlier.get("command") != "finetune":
         raise Refused(f"{config.out} holds a run of another kind: choose another --out")
     if (path / "config.json").is_file() and "architecture" in read_config(path):
-        held = load_encoders(path, ema=config.ema)
-        given = f"the encoder of run {path}" + (", the moving average of its weights" if config.ema else "")
+        held = load_encoders(path, ema=config.network.ema)
+        given = f"the encoder of run {path}" + (", the moving average of its weights" if config.network.ema else "")
         encoder, shown = held.trained, held.colours
     else:
-        options = {"encoder": config.encoder, "width": config.width, "size": config.size, "ema": config.ema}
-        found = backbone.begin(config.source, seed=config.seed, **options)
+        found = backbone.begin(config.source, seed=config.seed, **flat(config.network))
         encoder, given = found.encoder, found.given
-        shown = View(size=config.size, mean=tuple(found.made_of["mean"]), std=tuple(found.made_of["std"]))
+        shown = View(size=config.network.size, mean=tuple(found.made_of["mean"]), std=tuple(found.made_of["std"]))
     if earlier:
         return encoder, shown, earlier["given"], earlier["init"]
     init = backbone.RANDOM if config.source == backbone.RANDOM else weights.fingerprint(path)
     return encoder, shown, given, init
 
 
-def course_of(config: Finetune, *, per_epoch: int) -> Course:
+def course_of(optimisation: ClassifierOptimisation, *, per_epoch: int) -> Course:
     """A linear rise and half a cosine."""
-    steps = config.epochs * per_epoch
-    rate = config.learning_rate
+    steps, batch, rate = optimisation.epochs * per_epoch, optimisation.batch, optimisation.learning_rate
     if rate is None:
-        rate = RATES[config.optimiser] * (config.batch / 256 if config.optimiser == "sgd" else 1)
-    return Course(steps, (), round(config.warmup * steps), rate, config.batch, shape="cosine")
+        rate = RATES[optimisation.optimiser] * (batch / 256 if optimisation.optimiser == "sgd" else 1)
+    return Course(steps, (), round(optimisation.warmup * steps), rate, batch, shape="cosine")
 
 
 def protocol(settings: dict[str, Any]) -> str:

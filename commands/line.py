@@ -16,6 +16,7 @@ from typing import Any
 import tyro
 
 from ..errors import Refused
+from ..settings.parts import flags_of
 
 ADDRESS = re.compile(r"(?:^|=)([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
@@ -52,13 +53,13 @@ def _groups(words: Sequence[str], settings: type) -> Iterator[tuple[str, list[st
     while place < len(words):
         word = words[place]
         place += 1
-        if not _is_flag(word):
+        if not is_flag(word):
             yield "positional", [word]
             continue
         flag, equals, _ = word.partition("=")
         most, fits = takes.get(flag.replace("_", "-"), (0, _anything))
         end = place
-        while not equals and end < len(words) and end - place < most and not _is_flag(words[end]):
+        while not equals and end < len(words) and end - place < most and not is_flag(words[end]):
             if end > place and not fits(words[end]):  # the first is the flag's, be it right or wrong
                 break
             end += 1
@@ -66,14 +67,15 @@ def _groups(words: Sequence[str], settings: type) -> Iterator[tuple[str, list[st
         place = end
 
 
-def _is_flag(word: str) -> bool:
+def is_flag(word: str) -> bool:
+    """Whether a word begins with a dash and is no negative number."""
     return word.startswith("-") and not re.fullmatch(r"-(\d.*|\.\d.*|inf|nan)?", word)
 
 
 def _takes(settings: type) -> dict[str, tuple[float, Callable[[str], bool]]]:
     """By flag, how many values it takes at most and which words can be one."""
     takes = {}
-    for name, hint in typing.get_type_hints(settings, include_extras=True).items():
+    for name, hint, *_ in flags_of(settings).values():
         if typing.get_origin(hint) is typing.Annotated:
             hint, *marks = typing.get_args(hint)
             if tyro.conf.Positional in marks:

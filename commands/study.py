@@ -15,10 +15,10 @@ from ..errors import Refused, refusing
 from ..files.opening import LARGE, read_text
 from ..files.typed import of_json, read_json
 from ..pipeline.beton.reader import Beton
+from ..settings.parts import words_of
 from ..settings.ranges import FromZero
 from ..settings.study import Study
 from ..study import results
-from ..study.flags import words
 from ..study.images import opened
 from ..study.matched import budgets, settings_of, trained_as
 from ..study.page import check, show, write
@@ -161,7 +161,7 @@ def _job(making: Making, job: Job) -> int:
             from ..pipeline.engines.engine import choose
 
             given["engine"] = choose("auto")  # the same for all; to measure which one is faster takes seconds, every time
-        chosen = words(
+        chosen = words_of(
             {"data": str(making.images["train"].path), "out": str(run), "seed": job.seed, **given, "set": train.set}
         )
         code = _called(making, job, ["train", train.method, *chosen], output)[0]
@@ -170,7 +170,7 @@ def _job(making: Making, job: Job) -> int:
     files = {
         part: [str(beton.path) for name, beton in making.images.items() if name.endswith(part)] for part in ("train", "test")
     }
-    asked = words({**files, "json": True, "floors": job.floors, "floor_seconds": 0, **making.plan.evaluate})
+    asked = words_of({**files, "json": True, "floors": job.floors, "floor_seconds": 0, **making.plan.evaluate})
     began = time.monotonic()
     code, said = _called(making, job, ["evaluate", str(run), *asked], output)
     if code:

@@ -1,6 +1,5 @@
 """`viewmill train`: pretrain an encoder, or continue where the run stands."""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from ..methods.overrides import values
 from ..pipeline.datasets import open_images, told_apart
 from ..pipeline.sources.opened import is_source
 from ..settings import Train
+from ..settings.parts import flat, replaced
 from ..training.launch import starting
 from ..training.options import MAY_DIFFER, method_of
 from ..training.signals import deferred
@@ -24,18 +24,18 @@ def train(config: Train) -> int:
     with starting(config.out, timeout=config.timeout) as start:
         with refusing():
             method = method_of(config)
-            if config.track:
+            if config.logging.track:
                 from ..training.display.trackers import installed
 
-                installed(config.track)
+                installed(config.logging.track)
             # a bad file is refused before torch loads
             beton = None if is_source(config.data) else open_images(config.data)
             if beton is not None:
                 from ..pipeline.order import steps_per_epoch
 
-                steps_per_epoch(len(beton), config.batch)
-        accelerator = start.meet(lambda: told_of(config, method, beton), precision=config.precision)
-        config = dataclasses.replace(config, precision=accelerator.mixed_precision)  # what "auto" has come to be
+                steps_per_epoch(len(beton), config.optimisation.batch)
+        accelerator = start.meet(lambda: told_of(config, method, beton), precision=config.optimisation.precision)
+        config = replaced(config, precision=accelerator.mixed_precision)  # what "auto" has come to be
         if beton is None:
             beton = converted(config.data)
         asked = start.stack.enter_context(deferred())  # from here on: a conversion may be longer than a scheduler waits
@@ -51,7 +51,7 @@ def train(config: Train) -> int:
 
 def told_of(config: Train, method: Method, beton: "Beton | None") -> dict[str, Any]:
     """What every process of a training must have been started with: all but where things lie, and how it goes about them."""
-    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_DIFFER}
+    own = {name: value for name, value in flat(config).items() if name not in MAY_DIFFER}
     data = {"data": "images, to be converted"} if beton is None else {"data": "a .beton file", **told_apart(beton)}
     return {"command": "train", **data, **own, **dict(values(method))}
 

@@ -11,6 +11,7 @@ from ..console import say
 from ..distributed import rendezvous
 from ..errors import Refused, refusing
 from ..files.typed import check_settings
+from ..settings.parts import flat
 from ..settings.transfer import Transfer
 from ..training.launch import Start, starting
 from ..training.run_config import FORMAT, config_of, recorded, unlike
@@ -29,9 +30,17 @@ if TYPE_CHECKING:
     from ..transfer.tuning import FineTuning
 
 # what does not make a run another one: where things lie, and how a start of it goes about its work
-FREE = {"source", "train", "test", "out", "train_images", "test_images", "threads", "timeout", "max_masked"}
+FREE = {"source", "train", "test", "out", "config", "train_images", "test_images", "threads", "timeout", "max_masked"}
 FREE |= {"checkpoint_every", "keep", "log_every"}
-MAY_DIFFER = ("source", "train", "test", "train_images", "test_images", "threads")  # between the processes of one start
+MAY_DIFFER = (
+    "source",
+    "train",
+    "test",
+    "config",
+    "train_images",
+    "test_images",
+    "threads",
+)  # between the processes of one start
 
 
 class Data(NamedTuple):
@@ -46,16 +55,17 @@ def transfer(config: Transfer) -> int:
     with starting(config.out, timeout=config.timeout) as start:
         with refusing():
             check_settings(config)
+            optimisation = config.optimisation
             course = course_of(
-                config.schedule,
-                steps=config.steps,
-                batch=config.batch,
-                learning_rate=config.learning_rate,
-                scale_rate=config.scale_rate,
-                warmup=config.warmup,
+                optimisation.schedule,
+                steps=optimisation.steps,
+                batch=optimisation.batch,
+                learning_rate=optimisation.learning_rate,
+                scale_rate=optimisation.scale_rate,
+                warmup=optimisation.warmup,
             )
             data = open_data(config)
-        accelerator, ended = start.meet(lambda: told_of(config, data), precision=config.precision), start.ended
+        accelerator, ended = start.meet(lambda: told_of(config, data), precision=optimisation.precision), start.ended
         asked = start.stack.enter_context(deferred())
         with refusing():
             settings, beginning = describe(config, course, data)
@@ -73,7 +83,7 @@ def transfer(config: Transfer) -> int:
 
 def told_of(config: Transfer, data: Data) -> dict[str, Any]:
     """What every process must have been started with: all but where things lie on its machine."""
-    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_DIFFER}
+    own = {name: value for name, value in flat(config).items() if name not in MAY_DIFFER}
     sets = {"train_fingerprint": data.train.fingerprint, "test_fingerprint": data.test.fingerprint}
     return {"command": "transfer", **own, **sets}
 
@@ -98,30 +108,30 @@ def design_of(config: Transfer, data: Data, made_of: dict[str, Any]) -> "Design"
     """The detector that is asked for, for the images that its encoder knows."""
     from ..transfer.detectors import Design
 
-    preset = PRESETS[config.schedule]
-    side = config.side or preset.side
+    preset, asked, side = PRESETS[config.optimisation.schedule], config.design, config.images.side
     return Design(
         task=config.task,
-        kind=config.detector,
+        kind=asked.detector,
         classes=len(data.train.categories),
         keypoints=len(data.train.keypoints) if config.task == "keypoints" else 0,
-        side=side,
-        longest=config.longest or (round(side * 5 / 3) if config.side else preset.longest),
+        side=side or preset.side,
+        longest=config.images.longest or (round(side * 5 / 3) if side else preset.longest),
         mean=tuple(made_of["mean"]),
         std=tuple(made_of["std"]),
-        anchors=config.anchors,
-        channels=config.channels,
-        hidden=config.hidden,
-        regions=config.regions,
-        norm=config.norm,
-        extra_norm=config.extra_norm,
-        freeze=config.freeze,
+        anchors=asked.anchors,
+        channels=asked.channels,
+        hidden=asked.hidden,
+        regions=asked.regions,
+        norm=config.network.norm,
+        extra_norm=asked.extra_norm,
+        freeze=config.network.freeze,
     )
 
 
 def sides_of(config: Transfer) -> tuple[int, ...]:
     """The sides that training images may have."""
-    return config.sides or ((config.side,) if config.side else PRESETS[config.schedule].sides)
+    images = config.images
+    return images.sides or ((images.side,) if images.side else PRESETS[config.optimisation.schedule].sides)
 
 
 def describe(config: Transfer, course: Course, data: Data) -> tuple[dict[str, Any], "Beginning | None"]:
@@ -132,7 +142,7 @@ def describe(config: Transfer, course: Course, data: Data) -> tuple[dict[str, An
     from ..training.resume import begun
     from ..transfer import backbone
 
-    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    own = {name: value for name, value in flat(config).items() if name not in FREE}
     source, beginning = backbone.place_of(config.source), None
     if begun(config.out):
         earlier = recorded(config.out)
@@ -143,7 +153,8 @@ def describe(config: Transfer, course: Course, data: Data) -> tuple[dict[str, An
             if backbone.fingerprint(config.source) != earlier["init"]:
                 say(f"{config.source} has other weights by now: this goes on with those that it began with")
     else:
-        options = {"encoder": config.encoder, "width": config.width, "size": config.size, "ema": config.ema}
+        network = config.network
+        options = {"encoder": network.encoder, "width": network.width, "size": network.size, "ema": network.ema}
         beginning = backbone.begin(config.source, seed=config.seed, **options)
         begins = {"init": backbone.fingerprint(config.source), "given": beginning.given, "made_of": beginning.made_of}
     described = {
@@ -205,7 +216,7 @@ def prepare(
         course.batch,
         sides_of(config),
         seed=config.seed,
-        flip=config.flip,
+        flip=config.images.flip,
         masks=config.task == "segmentation",
         keypoints=config.task == "keypoints",
         rank=rank,

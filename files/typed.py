@@ -74,8 +74,11 @@ def check_fields(made: Any, *, named: Callable[[str], str] = str) -> None:
 
 
 def check_settings(settings: Any) -> None:
-    """The same of a command's settings, which are named as its flags are."""
+    """The same of a command's settings, those in its parts too, which are named as its flags are."""
     check_fields(settings, named=lambda name: f"--{name.partition('[')[0].replace('_', '-')}")
+    for name in fields_of(type(settings)):
+        if dataclasses.is_dataclass(part := getattr(settings, name)):
+            check_settings(part)
 
 
 def _parsed(data: bytes, language: str, parse: Callable[[str], Any], where: str) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..files.wording import shown
@@ -111,6 +111,34 @@ def changed(method: Method, assignments: Sequence[str]) -> Method:
             node = node.setdefault(part, {})
         node[TEXT] = text
     return _put(method, tree, "", method) if tree else method
+
+
+def assignments_of(method: Method, recorded: Mapping[str, Any]) -> list[str]:
+    """What `changed` has to be given for a method to have the `recorded` settings, as `values` told them.
+
+    Raises ValueError where no assignments lead there: the settings are of another row, or of another version.
+    """
+    kinds = [f"{name}={kind}" for name in KINDS if (kind := _kind_of(name, method, recorded))]
+    now = dict(values(changed(method, kinds)))
+    numbers = [f"{name}={value}" for name, value in recorded.items() if name not in now or now[name] != value]
+    found = [*kinds, *numbers]
+    if dict(values(changed(method, found))) != dict(recorded):
+        raise ValueError(f"no --set makes a method of that row with {', '.join(numbers) or 'these settings'}")
+    return found
+
+
+def _kind_of(name: str, method: Method, recorded: Mapping[str, Any]) -> str:
+    """Which of KINDS[name] has the settings that are recorded there; "" where that is what stands in the method's row."""
+    there, own = (
+        {key.split(".")[1] if "." in key else "" for key in settings if key.split(".")[0] == name}
+        for settings in (recorded, dict(values(method)))
+    )
+    if there == own:
+        return ""
+    for kind, part in KINDS[name].items():
+        if there == ({""} if part is None else {field.name for field in dataclasses.fields(part)}):
+            return kind
+    return ""
 
 
 def _put(part: Any, tree: Tree, prefix: str, method: Method) -> Any:

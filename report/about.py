@@ -1,12 +1,12 @@
 """The end of the page: what went wrong, every setting, the command that makes a run again, and where it ran."""
 
-import dataclasses
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..settings import Train
+from ..settings.parts import flags_of
 from .charts import colour
 from .curve import number
 from .markup import Html, folded, section, table, tag
@@ -128,16 +128,15 @@ def command(run: Run) -> tuple[str, str]:
     given = [str(word) for word in start["command"]] if isinstance(start.get("command"), list) else []
     words = ["viewmill", "train", str(run.config.get("method") or "simclr")]
     words += ["--data", str(run.data or "DATA"), "--out", str(run.folder)]
-    known = {field.name: field for field in dataclasses.fields(Train)}
-    for name, field in known.items():
+    for name, flag in flags_of(Train).items():
         value = run.config.get(name)
         if name in ELSEWHERE or name not in run.config or value is None:
             continue
-        flag = f"--{name.replace('_', '-')}"
+        word, usual = name.replace("_", "-"), flag.default
         if isinstance(value, bool):
-            words += [] if value == field.default else [flag if value else f"--no-{name.replace('_', '-')}"]
-        elif value != field.default:
-            words += [flag, f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)]
+            words += [] if value == usual else [f"--{word}" if value else f"--no-{word}"]
+        elif value != usual:
+            words += [f"--{word}", f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)]
     missing = []
     for name, marked in (("init", "init"), ("recipe", "recipe")):
         if run.config.get(marked):

@@ -6,12 +6,12 @@ No torch here, so that `--help` is instant.
 from typing import get_args
 
 from .data import Convert, Inspect, Split, Subset
-from .evaluation import Embed, Evaluate, Finetune
+from .evaluation import Embed, Evaluate
 from .export import Export
 from .report import Report
 from .study import Study
 from .training import Bench, Demo, Doctor, Methods, Train
-from .transfer import Transfer
+from .transfer import Finetune, Transfer
 
 Command = (
     Demo

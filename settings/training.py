@@ -41,17 +41,9 @@ class Demo:
 
 
 @dataclasses.dataclass(frozen=True)
-class Train:
-    """Pretrain an encoder without labels; the same command again continues where the run stopped."""
+class Network:
+    """What learns, and what it begins with."""
 
-    data: Path
-    """A .beton, or images as `convert` takes them (a folder, say), which are converted once and cached."""
-    out: Path
-    """Folder of the run."""
-    method: tyro.conf.Positional[str] = "simclr"
-    """Row of the table of methods: `viewmill methods` lists them."""
-    set: tuple[str, ...] = ()
-    """Settings of the method, as region.outer=0.2: `viewmill methods NAME` lists its own."""
     encoder: str = "resnet18"
     """resnet18, resnet34 or resnet50 (up to 64 px with the small stem), or timm:NAME for a model of timm."""
     width: Width = 64
@@ -62,8 +54,35 @@ class Train:
     """Dimension of the embedding that the loss sees."""
     init: Path | None = None
     """Weights to begin with: a run, a checkpoint, an export, or a .safetensors file (torchvision, timm, MoCo, SimCLR)."""
+    batch_norm: Literal["local", "synchronised", "shuffled"] = "local"
+    """Whose images batch norm averages over: each process's own, all (on GPUs), or shuffled ones in the momentum encoder."""
+    compile: bool = False
+    """Compile the encoder (torch.compile): a minute at the start."""
+    recompute: bool = False
+    """Compute activations again in the backward pass, for less memory: a third more time, the same weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """What the network is shown of each image, and what decodes and augments it."""
+
     size: Size = 224
     """Side of a view in pixels."""
+    recipe: str = ""
+    """What the views are: a recipe's name, a .toml file, or the config.json of a run that had such a file; by default the
+    method's own."""
+    engine: Literal["auto", "ffcv", "dali-cpu", "dali-gpu", "torch"] = "auto"
+    """What decodes and crops; auto measures those that work here for some seconds."""
+    placement: Literal["auto", "host", "device"] = "auto"
+    """Where colour, blur and normalisation run; auto is the host for a CPU, the device for a GPU."""
+    threads: Threads = 0
+    """Threads of the engine; 0 for every usable core."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisation:
+    """How long it learns, in what batches, and by which updates."""
+
     batch: FromTwo = 256
     """Images of a global batch, over all processes: what a loss sees at once."""
     accumulate: FromOne = 1
@@ -88,41 +107,60 @@ class Train:
     """Largest norm of an update's gradients; 0 for no limit."""
     ema: Proper = 0.0
     """Momentum of a moving average of the weights, kept to be evaluated; 0 for none."""
-    batch_norm: Literal["local", "synchronised", "shuffled"] = "local"
-    """Whose images batch norm averages over: each process's own, all (on GPUs), or shuffled ones in the momentum encoder."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Mixed precision; "no" is float32. "auto" takes bf16 where the processor or GPU computes in it, else fp16 on a GPU and
     float32 on a CPU, which takes ten times as long where it has to emulate either. A run keeps what it began with."""
-    compile: bool = False
-    """Compile the encoder (torch.compile): a minute at the start."""
-    recompute: bool = False
-    """Compute activations again in the backward pass, for less memory: a third more time, the same weights."""
-    recipe: str = ""
-    """What the views are: a recipe's name or a .toml file; by default the method's own."""
-    engine: Literal["auto", "ffcv", "dali-cpu", "dali-gpu", "torch"] = "auto"
-    """What decodes and crops; auto measures those that work here for some seconds."""
-    placement: Literal["auto", "host", "device"] = "auto"
-    """Where colour, blur and normalisation run; auto is the host for a CPU, the device for a GPU."""
-    threads: Threads = 0
-    """Threads of the engine; 0 for every usable core."""
-    seed: Seed = 0
-    """Seed of weights, order, views and negatives."""
+    max_masked: FromOne = 20
+    """How many updates in a row may be left out because something was not finite, before the run stops."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """When checkpoints are written, and which of them stay."""
+
     checkpoint_every: FromZero = 0
     """Steps between checkpoints; 0 for every epoch, at most 1,000."""
     keep: FromTwo = 2
     """How many of the newest checkpoints stay."""
     keep_every: FromZero = 0
     """Checkpoints of every so many steps stay for good; 0 for none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Logging:
+    """What is told of it while it runs, and to whom."""
+
     log_every: FromOne = 10
     """Steps between records of the log."""
     online: bool = True
     """Where the data has classes, log what a linear probe and nearest neighbours make of the features of each batch."""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Send records and pictures to these trackers too; their files lie in RUN/track."""
-    max_masked: FromOne = 20
-    """How many updates in a row may be left out because something was not finite, before the run stops."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Pretrain an encoder without labels; the same command again continues where the run stopped."""
+
+    data: Path
+    """A .beton, or images as `convert` takes them (a folder, say), which are converted once and cached."""
+    out: Path
+    """Folder of the run."""
+    method: tyro.conf.Positional[str] = "simclr"
+    """Row of the table of methods: `viewmill methods` lists them."""
+    set: tuple[str, ...] = ()
+    """Settings of the method, as region.outer=0.2: `viewmill methods NAME` lists its own."""
+    config: Path | None = None
+    """A run's config.json, or a .toml file of settings by name, to begin with; flags go before what stands there."""
+    seed: Seed = 0
+    """Seed of weights, order, views and negatives."""
     timeout: Timeout = 600
     """Seconds that processes wait for one another, before the run stops and names who is missing."""
+    network: Network = Network()
+    views: Views = Views()
+    optimisation: Optimisation = Optimisation()
+    checkpoints: Checkpoints = Checkpoints()
+    logging: Logging = Logging()
 
 
 @dataclasses.dataclass(frozen=True)

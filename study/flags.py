@@ -1,17 +1,19 @@
-"""Flags of another command in a TOML file: checked against its dataclass, and turned into words of a command line."""
+"""Flags of another command in a TOML file: checked against its dataclass."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..files.typed import fitted
-from ..files.wording import fields_of, nearest
+from ..files.wording import nearest
 from ..settings import Evaluate, Train
+from ..settings.parts import flags_of
 
 OF_TRAINING = {
     "data": "[data] says what is trained on",
     "out": "`runs` says where runs lie",
     "method": "`method` of [[methods]] does",
     "set": "`set` of [[methods]] does",
+    "config": "[train] and `train` of [[methods]] say it all",
     "seed": "`seeds` does",
 }
 OF_EVALUATION = {
@@ -44,7 +46,7 @@ def _flags(kind: type, given: Mapping[str, Any], where: str, *, fixed: Mapping[s
     `fixed` are fields that the study sets itself, each with where it stands instead. Raises ValueError naming `where`, the
     key, what it takes, and for an unknown one the nearest.
     """
-    hints = {name: hint for name, hint in fields_of(kind).items() if name not in fixed}
+    hints = {flag.name: flag.hint for flag in flags_of(kind).values() if flag.name not in fixed}
     found = {}
     for key, value in given.items():
         if key in fixed:
@@ -52,18 +54,4 @@ def _flags(kind: type, given: Mapping[str, Any], where: str, *, fixed: Mapping[s
         if key not in hints:
             raise ValueError(f"{where} has no setting {key!r}: {nearest(key, list(hints))}")
         found[key] = fitted(value, hints[key], at=(f"{where} {key}",))
-    return found
-
-
-def words(given: Mapping[str, Any]) -> list[str]:
-    """Flags as words of a command line; an empty list is left out."""
-    found = list[str]()
-    for name, value in given.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            found.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            found += [f"--{flag}", *map(str, value)] if value else []
-        else:
-            found += [f"--{flag}", str(value)]
     return found

@@ -29,7 +29,7 @@ def opened(plan: Plan) -> dict[str, Beton]:
         found[part] = open_images(path)
     for contender in plan.contenders:
         try:
-            steps_per_epoch(len(found["train"]), contender.train.batch)
+            steps_per_epoch(len(found["train"]), contender.train.optimisation.batch)
         except ValueError as error:
             raise ValueError(f"{plan.file}: the method {contender.name!r}: {error}") from None
     columns = plan.evaluate.get("columns", ())

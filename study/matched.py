@@ -1,6 +1,5 @@
 """What has to be the same: the settings that a result depends on, and the budgets of methods that are compared."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 from ..files.opening import read_bytes
 from ..methods.overrides import summary, values
 from ..settings import Evaluate, Train
+from ..settings.parts import flags_of, flat, replaced
 from ..training.options import FREE, method_of, peak_rate
 from ..training.run_folder import difference
 from .flags import OF_EVALUATION
@@ -23,26 +23,26 @@ def settings_of(job: Job, plan: Plan, fingerprints: Mapping[str, str]) -> dict[s
 
     Without `fingerprints` that of what can be told without the images.
     """
-    train = dataclasses.replace(job.contender.train, seed=job.seed)
+    train = replaced(job.contender.train, seed=job.seed)
     method = method_of(train)
-    own = {name: value for name, value in dataclasses.asdict(train).items() if name not in (*FREE, "method")}
+    own = {name: value for name, value in flat(train).items() if name not in (*FREE, "method")}
     own |= {
-        "learning_rate": peak_rate(train, method),
-        "recipe": _recipe(train) or method.recipe,
-        "init": train.init and str(train.init),
+        "learning_rate": peak_rate(train.optimisation, method),
+        "recipe": _recipe(train.views.recipe) or method.recipe,
+        "init": train.network.init and str(train.network.init),
     }
     placed = Evaluate(run=Path(), train=(), test=(), **plan.evaluate)
-    told = {name: value for name, value in dataclasses.asdict(placed).items() if name not in (*OF_EVALUATION, "cache")}
+    told = {name: value for name, value in flat(placed).items() if name not in (*OF_EVALUATION, "cache")}
     found = {"method": train.method, "set": train.set}
     for part, content in (("train", own), ("objective", dict(values(method))), ("evaluate", told), ("data", fingerprints)):
         found |= {f"{part}.{name}": value for name, value in content.items()}
     return json.loads(json.dumps(found))
 
 
-def _recipe(train: Train) -> str:
-    if not train.recipe.endswith(".toml"):
-        return train.recipe
-    return f"{Path(train.recipe).name} {hashlib.sha256(read_bytes(train.recipe)).hexdigest()[:16]}"
+def _recipe(recipe: str) -> str:
+    if not recipe.endswith((".toml", ".json")):
+        return recipe
+    return f"{Path(recipe).name} {hashlib.sha256(read_bytes(recipe)).hexdigest()[:16]}"
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
@@ -58,9 +58,9 @@ def trained_as(settings: Mapping[str, Any]) -> str:
 
 def budgets(contenders: Sequence[Contender]) -> list[str]:
     """In words what is not the same for all methods of what a fair comparison holds fixed."""
-    facts = {name: {c.name: getattr(c.train, name) for c in contenders} for name in BUDGET}
+    facts = {name: {c.name: flat(c.train)[name] for c in contenders} for name in BUDGET}
     methods = {contender.name: method_of(contender.train) for contender in contenders}
-    facts["recipe"] = {c.name: Path(c.train.recipe).name or methods[c.name].recipe for c in contenders}
+    facts["recipe"] = {c.name: Path(c.train.views.recipe).name or methods[c.name].recipe for c in contenders}
     facts["temperature"] = {name: dict(values(method)).get("bound.temperature") for name, method in methods.items()}
     facts["negatives"] = {contender.name: _negatives(contender.train) for contender in contenders}
     notes = []
@@ -84,7 +84,7 @@ def _negatives(train: Train) -> str:
         return f"up to {facts['memory.negatives']:,} of a bank, {region}"
     if "memory.size" in facts:
         return f"of a queue of {facts['memory.size']:,}, {region}"
-    return f"of the batch's {2 * train.batch - 2:,}, {region}"
+    return f"of the batch's {2 * train.optimisation.batch - 2:,}, {region}"
 
 
 def other(now: Mapping[str, Any], earlier: Mapping[str, Any]) -> str:
@@ -93,8 +93,8 @@ def other(now: Mapping[str, Any], earlier: Mapping[str, Any]) -> str:
     What the earlier time did not know yet counts as a flag's default, and of an objective as what it is now: what is added
     later changes no method until it is set. Fingerprints that are not given are not compared.
     """
-    usual = {f"train.{field.name}": field.default for field in dataclasses.fields(Train)}
-    usual |= {f"evaluate.{field.name}": field.default for field in dataclasses.fields(Evaluate)}
+    usual = {f"train.{flag.name}": flag.default for flag in flags_of(Train).values()}
+    usual |= {f"evaluate.{flag.name}": flag.default for flag in flags_of(Evaluate).values()}
     usual |= {name: value for name, value in now.items() if name.startswith("objective.")}
     usual = json.loads(json.dumps({name: value for name, value in usual.items() if name in now}, default=str))
     return difference(now, {**usual, **{name: value for name, value in earlier.items() if name in now}})

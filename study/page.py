@@ -91,16 +91,18 @@ def _facts(plan: Plan, lines: Sequence[Line]) -> list[tuple[str, str]]:
     """What was trained on what, from the first result; machines and versions of all of them."""
     first = lines[0]
     train = plan.contenders[0].train
+    network, learning = train.network, train.optimisation
     images, settings = first["images"], first["settings"]
     figures = ", rendered with known factors" if plan.data.figures else ""
     machines = {f"{line['hardware'].get('cpu')}, {line['hardware'].get('cores')} cores" for line in lines}
     versions = {", ".join(f"{name} {line['versions'].get(name, '?')}" for name in PACKAGES) for line in lines}
-    length = f"{train.steps:,} steps" if train.steps else f"{train.epochs} epoch" + "s" * (train.epochs > 1)
+    length = f"{learning.steps:,} steps" if learning.steps else f"{learning.epochs} epoch" + "s" * (learning.epochs > 1)
+    precision = f"precision {settings.get('train.precision')}"
     made = f"{len(lines)} of {len(plan.jobs())}"
     return [
         ("images", f"{images['train']:,} to train on and to learn from, {images['test']:,} to be told{figures}"),
-        ("encoder", f"{train.encoder}, width {train.width}, {train.size} px"),
-        ("training", f"{length}, batches of {train.batch}, {train.optimiser}, precision {settings.get('train.precision')}"),
+        ("encoder", f"{network.encoder}, width {network.width}, {train.views.size} px"),
+        ("training", f"{length}, batches of {learning.batch}, {learning.optimiser}, {precision}"),
         ("seeds", ", ".join(map(str, plan.seeds))),
         (
             "trainings",

@@ -33,6 +33,7 @@ from ..files.typed import read_toml
 from ..files.wording import nearest
 from ..pipeline.views.recipe_file import recipe_of
 from ..settings import Train
+from ..settings.parts import made
 from ..settings.ranges import Seed
 from ..training.options import method_of
 from .axes import Panel, Scatter, scatters_of
@@ -124,7 +125,8 @@ class Plan:
 def _encoder(contender: Contender) -> tuple:
     """What an untrained encoder depends on, besides the seed."""
     train = contender.train
-    return (train.encoder, train.width, train.size, str(train.init), method_of(train).network)
+    network = train.network
+    return (network.encoder, network.width, train.views.size, str(network.init), method_of(train).network)
 
 
 def read_plan(path: Path, *, results: Path | None = None) -> Plan:
@@ -182,16 +184,16 @@ def _contender(path: Path, entry: Entry, shared: Mapping[str, Any], data: Data) 
     name = entry.name or entry.method
     where = f"the method {name!r}"
     given = {**shared, **of_training(entry.train, f"train of {where}")}
-    for flag, is_path in (("init", True), ("recipe", str(given.get("recipe", "")).endswith(".toml"))):
+    for flag, is_path in (("init", True), ("recipe", str(given.get("recipe", "")).endswith((".toml", ".json")))):
         if flag in given and is_path:
             given[flag] = type(given[flag])(expanded(located(path, str(given[flag]))))
             if not Path(given[flag]).exists():
                 raise ValueError(f"{flag} of {where} does not exist: {given[flag]}")
-    train = Train(data=data.train, out=Path(), method=entry.method, set=tuple(entry.set), **given)
+    train = made(Train, data=data.train, out=Path(), method=entry.method, set=tuple(entry.set), **given)
     try:
         method_of(train)
-        if train.recipe:
-            recipe_of(train.recipe, train.size)
+        if train.views.recipe:
+            recipe_of(train.views.recipe, train.views.size)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     return Contender(name, entry.base, train, given)

@@ -96,6 +96,6 @@ def _lines(plan: Plan, found: Sequence[Cloud]) -> list[list[tuple[float, float]]
     sweeps = dict[tuple, list[tuple[float, float]]]()
     for contender in plan.contenders:
         if contender.name in means and contender.train.set:
-            key = (contender.train.method, contender.train.recipe, contender.base)
+            key = (contender.train.method, contender.train.views.recipe, contender.base)
             sweeps.setdefault(key, []).append(means[contender.name])
     return [line for line in sweeps.values() if len(line) > 2]

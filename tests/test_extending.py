@@ -29,6 +29,7 @@ from viewmill.pipeline.sources import opened
 from viewmill.pipeline.views.recipe import simclr
 from viewmill.settings import Export, Train
 from viewmill.settings.evaluation import Protocol
+from viewmill.settings.parts import flags_of
 from viewmill.training.display import accelerate_trackers, trackers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +61,7 @@ def example(tmp_path, monkeypatch):
 
 
 def test_flags_offer_what_the_tables_have():
-    train = get_type_hints(Train)
+    train = {flag.name: flag.hint for flag in flags_of(Train).values()}
     assert set(get_args(train["engine"])) == {"auto", *engine.ENGINES}
     assert set(get_args(get_args(train["track"])[0])) == set(accelerate_trackers.OPENING)
     assert set(get_args(get_type_hints(Export)["format"])) == set(formats.TARGETS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..console import duration, opening
@@ -10,6 +12,7 @@ from ..methods.overrides import summary, values
 from ..methods.parts import Queue
 from ..methods.table import METHODS
 from ..settings import Train
+from ..settings.training import Network, Views
 from .options import QUEUE, peak_rate
 
 if TYPE_CHECKING:
@@ -18,80 +21,81 @@ if TYPE_CHECKING:
 LONG_S = 1800.0  # a training that takes longer is told what would make it shorter
 
 
-def plan(run: Pretraining, given: str) -> None:
+def plan(config: Train, run: Pretraining, given: str) -> None:
     """Print what is about to happen, in some ten lines."""
     from ..checkpoint.writer import needed_bytes
     from ..evaluation.online import too_large
     from .resume import parts_of
 
-    config, settings, world = run.config, run.settings, run.accelerator.num_processes
-    network, device = run.state.network, run.accelerator.device
-    count = sum(parameter.numel() for parameter in network.parameters())
-    views, positive, negatives, memory, loss, source = summary(run.method)
+    settings, world, device = run.settings, run.accelerator.num_processes, run.accelerator.device
+    network, views, optimisation = config.network, config.views, config.optimisation
+    count = sum(parameter.numel() for parameter in run.state.network.parameters())
+    own_views, positive, negatives, memory, loss, source = summary(run.method)
+    rate = f"rate {peak_rate(optimisation, run.method):g} {optimisation.schedule}"
     share = f", {settings['batch'] // world} on each of {world} processes" if world > 1 else ""
-    gathered = f", {config.accumulate} batches an update" if config.accumulate > 1 else ""
-    extras = [f"clipped at {config.clip:g}"] if config.clip else []
-    extras += [f"moving average {config.ema:g}"] if config.ema else []
+    gathered = f", {optimisation.accumulate} batches an update" if optimisation.accumulate > 1 else ""
+    extras = [f"clipped at {optimisation.clip:g}"] if optimisation.clip else []
+    extras += [f"moving average {optimisation.ema:g}"] if optimisation.ema else []
     size = needed_bytes(parts_of(run.state)) / 1e6
     number_C = run.state.number_C
     classes = 0 if number_C is None else len(number_C)
-    unwatched = too_large(network.features, classes) if settings["online"] and classes > 1 else ""
+    unwatched = too_large(run.state.network.features, classes) if settings["online"] and classes > 1 else ""
     rows = [
         ("data", f"{config.data}: {len(run.beton):,} images, {f'{classes} classes' if classes > 0 else 'no classes'}"),
         (
             "views",
-            f"{config.recipe or views} at {config.size} px; {run.loader.engine_name} engine, colours on the "
+            f"{views.recipe or own_views} at {views.size} px; {run.loader.engine_name} engine, colours on the "
             f"{run.loader.placement}",
         ),
         ("method", f"{config.method} ({source}): positive {positive}; negatives {negatives}; memory {memory}; {loss}"),
-        *settings_rows(run),
-        ("encoder", f"{config.encoder}, {count / 1e6:.1f} M parameters with heads, batch norm {config.batch_norm}"),
+        *settings_rows(run, assigned=config.set),
+        ("encoder", f"{network.encoder}, {count / 1e6:.1f} M parameters with heads, batch norm {network.batch_norm}"),
         ("begins with", given or f"random weights of seed {config.seed}"),
-        ("optimiser", ", ".join([f"{config.optimiser}, rate {peak_rate(config, run.method):g} {config.schedule}", *extras])),
-        ("batch", f"{config.batch} images{share}{gathered}"),
-        ("runs on", f"{device.type}, precision {'float32' if config.precision == 'no' else config.precision}"),
+        ("optimiser", ", ".join([optimisation.optimiser, rate, *extras])),
+        ("batch", f"{optimisation.batch} images{share}{gathered}"),
+        ("runs on", f"{device.type}, precision {'float32' if optimisation.precision == 'no' else optimisation.precision}"),
         ("steps", f"{run.first:,} to {run.steps:,}, {len(run.loader):,} an epoch"),
         *([("online probe", unwatched)] if unwatched else []),
-        ("results", f"{config.out}; a checkpoint of {size:,.0f} MB every {run.every:,} steps, {free_text(config)}"),
+        ("results", f"{config.out}; a checkpoint of {size:,.0f} MB every {run.every:,} steps, {free_text(config.out)}"),
     ]
     if device.type == "cpu" and run.first < run.steps:
-        rows.insert(-1, ("time", _estimate(run)))
+        rows.insert(-1, ("time", _estimate(run, network, views)))
     opening(f"viewmill train {config.method}", rows)
 
 
-def _estimate(run: Pretraining) -> str:
+def _estimate(run: Pretraining, network: Network, views: Views) -> str:
     """What the steps that are left will take on this processor, measured on two images, and what would make it less."""
     from .cost import seconds_per_image
     from .state import autocast
 
-    config, recipe = run.config, run.loader.recipe
+    recipe = run.loader.recipe
     tensors = [(len(recipe.groups[group]), recipe.views[recipe.groups[group][0]].size) for group, *_ in recipe.tensors]
     followed = len(run.method.target_views) / max(run.method.online_views, 1) if run.method.target else 0.0
     options = {"followed": followed, "autocast": lambda: autocast(run.accelerator)}
     each = seconds_per_image(run.state.network, tensors, **options)
-    seconds = each * config.batch / run.accelerator.num_processes * (run.steps - run.first)
+    seconds = each * run.batch / run.accelerator.num_processes * (run.steps - run.first)
     text = f"about {duration(seconds)} at {run.accelerator.num_processes / each:.3g} images/s on this processor"
     if seconds < LONG_S:
         return text
-    width = "" if config.encoder.startswith("timm:") else f" and --width {config.width // 2}"
-    return f"{text}; shorter: fewer --epochs, and --size {config.size // 2}{width} take about a quarter of it each"
+    width = "" if network.encoder.startswith("timm:") else f" and --width {network.width // 2}"
+    return f"{text}; shorter: fewer --epochs, and --size {views.size // 2}{width} take about a quarter of it each"
 
 
-def free_text(config: Train) -> str:
+def free_text(out: Path) -> str:
     """How much room there is where the results go."""
-    return f"{shutil.disk_usage(config.out).free / 1e9:,.0f} GB free"
+    return f"{shutil.disk_usage(out).free / 1e9:,.0f} GB free"
 
 
-def settings_rows(run: Pretraining) -> list[tuple[str, str]]:
+def settings_rows(run: Pretraining, *, assigned: Sequence[str]) -> list[tuple[str, str]]:
     """What of the method is not as its row of the table has it, and a queue that does not fit the data."""
-    preset, own = dict(values(METHODS[run.config.method])), dict(values(run.method))
+    preset, own = dict(values(METHODS[run.settings["method"]])), dict(values(run.method))
     unlike = [name for name in dict.fromkeys((*own, *preset)) if own.get(name) != preset.get(name)]
     told = [f"{name} {_said(own.get(name))} (preset {_said(preset.get(name))})" for name in unlike]
     rows = [("settings", "; ".join(told))] if told else []
     if not isinstance(run.method.memory, Queue):
         return rows
     size, images = run.method.memory.size, len(run.beton)
-    set_by_hand = any(assignment.startswith(QUEUE) for assignment in run.config.set)
+    set_by_hand = any(assignment.startswith(QUEUE) for assignment in assigned)
     if size == images and not set_by_hand:
         rows.append(("queue", f"{size:,} keys, as many as there are images; --set {QUEUE}N for another number"))
     elif size > images:

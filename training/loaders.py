@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import say
@@ -11,7 +12,7 @@ from ..methods.parts import Everything
 from ..methods.schedules import Moment
 from ..pipeline.views.recipe import RECIPES, Recipe, View
 from ..pipeline.views.recipe_file import recipe_of
-from ..settings import Train
+from ..settings.training import Views
 from .run_config import recorded
 
 if TYPE_CHECKING:
@@ -21,17 +22,22 @@ if TYPE_CHECKING:
     from ..pipeline.loader import BetonLoader
 
 
-def open_loader(config: Train, method: Method, beton: Beton, accelerator: Accelerator) -> BetonLoader:
-    """The loader of a training, with as many bank rows drawn for each step as the method asks for there."""
+def open_loader(
+    views: Views, name: str, method: Method, beton: Beton, accelerator: Accelerator, *, batch: int, seed: int, out: Path
+) -> BetonLoader:
+    """The loader of the run in the folder `out`, with as many bank rows drawn for each step as the method asks for there.
+
+    `batch` counts images over all processes; raises ValueError where it leaves one view to each.
+    """
     from ..pipeline.loader import BetonLoader
     from ..pipeline.order import steps_per_epoch
 
-    if config.batch // accelerator.num_processes * method.online_views < 2:
+    if batch // accelerator.num_processes * method.online_views < 2:
         raise ValueError(
-            f"a batch of {config.batch} over {accelerator.num_processes} processes leaves one view to each, and "
+            f"a batch of {batch} over {accelerator.num_processes} processes leaves one view to each, and "
             "batch norm nothing to average: raise --batch"
         )
-    recipe, per_epoch = recipe_for(config, method), steps_per_epoch(len(beton), config.batch)
+    recipe, per_epoch = recipe_for(views, name, method), steps_per_epoch(len(beton), batch)
 
     def candidates(step: int) -> int:
         now = method.at(Moment(step, 0, per_epoch))
@@ -40,31 +46,31 @@ def open_loader(config: Train, method: Method, beton: Beton, accelerator: Accele
     return BetonLoader(
         beton,
         recipe,
-        batch=config.batch,
-        seed=config.seed,
+        batch=batch,
+        seed=seed,
         device=accelerator.device,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
-        engine_name=engine_of(config, beton, recipe, accelerator),
-        threads=config.threads,
-        placement=config.placement,
+        engine_name=engine_of(views, beton, recipe, accelerator, out=out),
+        threads=views.threads,
+        placement=views.placement,
         candidates=candidates,
         per_image=isinstance(method.region, Everything) and not method.region.shared,
     )
 
 
-def recipe_for(config: Train, method: Method) -> Recipe:
-    """The recipe that was asked for, or the method's own; raises ValueError where its views do not fit the method."""
-    own = RECIPES[method.recipe](config.size)
-    if not config.recipe:
+def recipe_for(views: Views, name: str, method: Method) -> Recipe:
+    """The recipe asked for, or that of the method, called `name`; raises ValueError where its views do not fit it."""
+    own = RECIPES[method.recipe](views.size)
+    if not views.recipe:
         return own
-    recipe = recipe_of(config.recipe, config.size)
+    recipe = recipe_of(views.recipe, views.size)
     counts, wanted = [[len(members) for members in made.groups] for made in (recipe, own)]
     if counts != wanted:
-        raise ValueError(f"{config.method} takes views in groups of {wanted}; {config.recipe} makes groups of {counts}")
+        raise ValueError(f"{name} takes views in groups of {wanted}; {views.recipe} makes groups of {counts}")
     parts, wanted = [[channels for _, _, channels in made.tensors] for made in (recipe, own)]
     if parts != wanted:
-        raise ValueError(f"{config.method} takes tensors of {wanted} channels; {config.recipe} makes {parts}")
+        raise ValueError(f"{name} takes tensors of {wanted} channels; {views.recipe} makes {parts}")
     return recipe
 
 
@@ -73,17 +79,17 @@ def colours_of(view: View) -> dict[str, Any]:
     return {"space": view.space, "mean": list(view.mean), "std": list(view.std)}
 
 
-def engine_of(config: Train, beton: Beton, recipe: Recipe, accelerator: Accelerator) -> str:
+def engine_of(views: Views, beton: Beton, recipe: Recipe, accelerator: Accelerator, *, out: Path) -> str:
     """The engine that was asked for; for "auto" the one the run began with, or the fastest on the main process's machine."""
     from ..pipeline.engines.speed import engine_speeds
 
     def fastest() -> str:
-        if known := recorded(config.out).get("engine"):
+        if known := recorded(out).get("engine"):
             return str(known)
-        options = {"device": accelerator.device, "threads": config.threads, "placement": config.placement}
+        options = {"device": accelerator.device, "threads": views.threads, "placement": views.placement}
         speeds = engine_speeds(beton, recipe, **options)
         say(f"engine {next(iter(speeds))}; images/s: {', '.join(f'{name} {speed:,.0f}' for name, speed in speeds.items())}")
         return next(iter(speeds))
 
-    chosen = rendezvous.current().of_main("engine", fastest if config.engine == "auto" else lambda: config.engine)
-    return chosen if config.engine == "auto" else config.engine
+    chosen = rendezvous.current().of_main("engine", fastest if views.engine == "auto" else lambda: views.engine)
+    return chosen if views.engine == "auto" else views.engine

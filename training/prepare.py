@@ -16,6 +16,7 @@ from ..pipeline.beton.reader import Beton
 from ..pipeline.loader import BetonLoader
 from ..pipeline.views.recipe_file import data_of
 from ..settings import Train
+from ..settings.parts import flat
 from .announce import plan
 from .loaders import colours_of, open_loader
 from .options import FREE, for_images
@@ -27,12 +28,14 @@ from .state import Settings, architecture, build
 
 def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerator, stack: ExitStack) -> Pretraining:
     """Loader and state of a run, continued where it stands; raises ValueError for what does not fit."""
-    method = for_images(config, method, rows=len(beton), earlier=recorded(config.out))
-    loader = stack.enter_context(closing(open_loader(config, method, beton, accelerator)))
+    method = for_images(method, assigned=config.set, rows=len(beton), earlier=recorded(config.out))
+    optimisation, checkpoints = config.optimisation, config.checkpoints
+    begun_with = {"batch": optimisation.batch, "seed": config.seed, "out": config.out}
+    loader = stack.enter_context(closing(open_loader(config.views, config.method, method, beton, accelerator, **begun_with)))
     settings = describe(config, method, beton, loader)
     # what a run began with is in its checkpoints: the file may be gone, or be of a run that has gone on
     goes_on = begun(config.out)
-    init = None if goes_on else config.init
+    init = None if goes_on else config.network.init
     settings["init"] = recorded(config.out).get("init") if goes_on else init and fingerprint(init)
     state, given = build(
         settings,
@@ -41,15 +44,16 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
         accelerator,
         sides=[view.size for view in loader.recipe.views],
         init=init,
-        recompute=config.recompute,
-        compiled=config.compile,
+        recompute=config.network.recompute,
+        compiled=config.network.compile,
         agreed=lambda: rendezvous.current().agree("configuration", lambda: settings),
     )
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
     step, passed_over = restore_(config.out, state)
     run = Pretraining(
-        config=config,
+        optimisation=optimisation,
+        logging=config.logging,
         method=method,
         settings=settings,
         beton=beton,
@@ -61,13 +65,13 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
         first=step,
         steps=settings["steps"],
         per_epoch=len(loader),
-        batch=config.batch,
-        accumulate=config.accumulate,
-        every=config.checkpoint_every or min(len(loader), 1000),
-        keep=config.keep,
-        keep_every=config.keep_every,
-        log_every=config.log_every,
-        max_masked=config.max_masked,
+        batch=optimisation.batch,
+        accumulate=optimisation.accumulate,
+        every=checkpoints.checkpoint_every or min(len(loader), 1000),
+        keep=checkpoints.keep,
+        keep_every=checkpoints.keep_every,
+        log_every=config.logging.log_every,
+        max_masked=optimisation.max_masked,
         takes_init=True,
     )
     if accelerator.is_main_process:
@@ -76,18 +80,19 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
         if step:
             say(f"continuing {config.out} at step {step} of {settings['steps']}")
         if step < settings["steps"]:
-            tight = check_room(config.out / "checkpoints", parts_of(state), keep=config.keep)
-            plan(run, given)
+            tight = check_room(config.out / "checkpoints", parts_of(state), keep=checkpoints.keep)
+            plan(config, run, given)
             say(tight) if tight else None
     return run
 
 
 def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -> Settings:
     """What makes a run this run, as it stands in config.json."""
-    own = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
-    steps = config.steps or config.epochs * len(loader)
+    own = {name: value for name, value in flat(config).items() if name not in FREE}
+    steps = config.optimisation.steps or config.optimisation.epochs * len(loader)
     data = {"rows": len(beton), "data_fingerprint": beton.fingerprint}
-    views = {"recipe": config.recipe and data_of(loader.recipe), "engine": loader.engine_name, "placement": loader.placement}
+    recipe = config.views.recipe and data_of(loader.recipe)
+    views = {"recipe": recipe, "engine": loader.engine_name, "placement": loader.placement}
     network = dataclasses.asdict(architecture(own, method))
     made_of = {
         "objective": dict(values(method)),

@@ -15,7 +15,7 @@ from ..objectives.losses import derived
 from ..objectives.memory import outer_edge
 from ..pipeline.beton.reader import Beton
 from ..pipeline.loader import BetonLoader, ViewBatch, batches
-from ..settings import Train
+from ..settings.training import Logging, Optimisation
 from .learning_rate import rate_at
 from .loop import Run, StepOutput
 from .options import peak_rate
@@ -29,7 +29,8 @@ from .update import Part
 class Pretraining(Run):
     """A pretraining with all that it is made of."""
 
-    config: Train
+    optimisation: Optimisation
+    logging: Logging
     method: Method
     settings: Settings
     beton: Beton
@@ -41,8 +42,8 @@ class Pretraining(Run):
 
     def rate(self, step: int) -> float:
         """The learning rate of `step` (from 0)."""
-        peak, warmup = peak_rate(self.config, self.method), round(self.config.warmup * self.steps)
-        return rate_at(step, steps=self.steps, warmup=warmup, peak=peak, shape=self.config.schedule)
+        peak, warmup = peak_rate(self.optimisation, self.method), round(self.optimisation.warmup * self.steps)
+        return rate_at(step, steps=self.steps, warmup=warmup, peak=peak, shape=self.optimisation.schedule)
 
     def observes(self, done: int, *, due: bool) -> bool:
         """Before a checkpoint too, and where an adaptive schedule is to hear the loss."""
@@ -83,10 +84,10 @@ def observed(run: Pretraining, output: StepOutput, moment: Moment) -> dict[str, 
     """The step's scalars and histograms: the one place where the host waits for the device. Every process calls it."""
     values: dict[str, Any] = {name: value.tolist() for name, value in run.accelerator.reduce(output.scalars, "mean").items()}
     edge = outer_edge(run.method, run.state.memory, moment)
-    values |= derived(run.method, values, run.config.embedding) | ({} if edge is None else {"outer": edge})
+    values |= derived(run.method, values, run.settings["embedding"]) | ({} if edge is None else {"outer": edge})
     if output.verdict is not None:
         values["grad_norm"] = output.verdict.norm.item()
-    if run.config.precision == "fp16":
+    if run.optimisation.precision == "fp16":
         values["scale"] = run.state.scaler["scale"].item()
     return values | {"masked": int(run.state.scaler["masked"]), "memory_bytes": _memory_bytes(run.accelerator.device)}
 

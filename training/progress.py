@@ -81,18 +81,18 @@ class Report:
 
     def summarise(self, clock: Clock, saved: Saved | None, code: int, *, step: int, seconds: float) -> None:
         """The closing table of a training."""
-        config, now, unreadable = self._run.config, self.last, self.unreadable
+        run, now, unreadable = self._run, self.last, self.unreadable
         if unreadable:
             shown = ", ".join(map(str, unreadable[:10]))
-            advice = f"`viewmill inspect {config.data} --deep` lists them all"
+            advice = f"`viewmill inspect {run.data} --deep` lists them all"
             say(f"{len(unreadable)} images could not be decoded and took no part (rows {shown}): {advice}")
         if now is None:
-            say(f"{config.out} was complete already: {step} steps")
+            say(f"{run.out} was complete already: {step} steps")
             return
         rows = [
             ("steps", f"{step} of {now.steps}"),
             ("time", duration(seconds)),
-            ("images/s", f"{(step - self._run.first) * config.batch / seconds:,.0f}"),
+            ("images/s", f"{(step - run.first) * run.batch / seconds:,.0f}"),
             ("waiting for data", f"{clock.waited_total / seconds:.1%}"),
             ("loss", "-" if now.loss is None else f"{now.loss:.4f}"),
             ("bound", bound_line(now) + (" (tells nothing)" if tells_nothing(now.bound) else "")),
@@ -101,7 +101,7 @@ class Report:
             *([("checkpoint", str(saved.path))] if saved is not None else []),
         ]
         ended = "stopped early" if code else "done"
-        table(f"{config.method}: {ended}{doubted(doubts)}", ("", ""), rows)
+        table(f"{run.settings['method']}: {ended}{doubted(doubts)}", ("", ""), rows)
 
     def pictures(self, batch: ViewBatch, output: StepOutput, *, step: int) -> None:
         """Send views, neighbours and curves to the trackers."""
@@ -113,7 +113,7 @@ class Report:
         drawn = {
             "views": lambda: view_grid(batch, recipe),
             "neighbours": lambda: neighbour_grid(batch, recipe, feature_BF),
-            "curves": lambda: curves(self._run.config.out / "log.jsonl"),
+            "curves": lambda: curves(self._run.out / "log.jsonl"),
         }
         self._tracker.pictures(drawn, step)
 
@@ -126,23 +126,23 @@ def doubted(kinds: Sequence[str]) -> str:
 @contextmanager
 def reporting(run: Pretraining) -> Iterator[Report]:
     """The report of a start of a run."""
-    config, accelerator = run.config, run.accelerator
-    title = f"{config.method} on {config.data.name}, {run.loader.engine_name} engine, {accelerator.device.type}"
+    accelerator = run.accelerator
+    title = f"{run.settings['method']} on {run.data.name}, {run.loader.engine_name} engine, {accelerator.device.type}"
     with ExitStack() as stack:
         log = tracker = None
         screen = stack.enter_context(dashboard(title, visible=accelerator.is_main_process))
         if accelerator.is_main_process:
             try:
-                log = stack.enter_context(Log(config.out / "log.jsonl", resumed_step=run.first, warn=screen.warn))
+                log = stack.enter_context(Log(run.out / "log.jsonl", resumed_step=run.first, warn=screen.warn))
             except Unusable as error:
                 raise Refused(str(error)) from None
             except OSError as error:
-                raise Failed(f"{config.out / 'log.jsonl'} cannot be written ({error.strerror}): make room there") from error
-            facts = {"data": str(config.data), "processes": accelerator.num_processes, "device": str(accelerator.device)}
+                raise Failed(f"{run.out / 'log.jsonl'} cannot be written ({error.strerror}): make room there") from error
+            facts = {"data": str(run.data), "processes": accelerator.num_processes, "device": str(accelerator.device)}
             log.started(step=run.first, config=run.settings, **facts)
-        if config.track:
+        if run.logging.track:
             from .display.trackers import tracked
 
-            about = (config.track, config.out, run.settings, accelerator)
+            about = (run.logging.track, run.out, run.settings, accelerator)
             tracker = stack.enter_context(tracked(*about, step=run.first, warn=screen.warn))
         yield Report(run, log, screen, tracker)

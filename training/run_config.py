@@ -4,7 +4,6 @@ A key that an older run does not have is its default; one that this version does
 run's configuration too, and is read in the same way. What older formats become is in older.py.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from msgspec import Meta, Struct
 from ..checkpoint.migration import FORMAT, MIGRATIONS
 from ..console import say
 from ..errors import Refused
-from ..files.typed import Misfit, fitted
+from ..files.typed import Misfit, fitted, read_json
 from ..files.wording import fields_of
 from ..methods.method import Method
 from ..methods.overrides import ABSENT, KINDS, values
@@ -25,6 +24,7 @@ from ..pipeline.views.recipe import IMAGENET_MEAN, IMAGENET_STD
 from ..pipeline.views.recipe_file import data_of, recipe_from
 from ..settings import Finetune, Train
 from ..settings import Transfer as Detect
+from ..settings.parts import flags_of
 from ..settings.ranges import Embedding, FromZero, Hidden, Seed, Size, Width
 from .options import FREE
 from .run_folder import difference, read_config, write_json
@@ -75,8 +75,7 @@ class MadeOf(Struct, frozen=True):
 def _kind(name: str, command: type, own: list[tuple[str, Any] | tuple[str, Any, Any]], *, without: tuple[str, ...]) -> Any:
     """The type of a configuration: a command's settings, in their ranges, and what else stands there."""
     taken = {field[0] for field in own} | set(without)
-    defaults = {field.name: field.default for field in dataclasses.fields(command)}
-    flags = [(name, hint, defaults[name]) for name, hint in fields_of(command).items() if name not in taken]
+    flags = [(flag.name, flag.hint, flag.default) for flag in flags_of(command).values() if flag.name not in taken]
     required = [field for field in own if len(field) == 2]
     return msgspec.defstruct(name, [*required, *(field for field in own if len(field) == 3), *flags], frozen=True)
 
@@ -100,8 +99,8 @@ TRAINING = _kind(
     ],
     without=FREE,
 )
-FREE_OF_TUNING = ("source", "train", "test", "out", "train_images", "test_images", "threads", "timeout", "max_masked")
-FREE_OF_TUNING = (*FREE_OF_TUNING, "classes_by", "checkpoint_every", "keep", "log_every", *BY_COURSE)
+FREE_OF_TUNING = ("source", "train", "test", "out", "config", "train_images", "test_images", "threads", "timeout")
+FREE_OF_TUNING = (*FREE_OF_TUNING, "max_masked", "classes_by", "checkpoint_every", "keep", "log_every", *BY_COURSE)
 BEGUN = [("source", str), ("init", str), ("given", str), ("data_fingerprint", str), ("test_fingerprint", str)]
 KINDS_OF_RUNS: dict[str, Any] = {
     "train": TRAINING,
@@ -200,6 +199,11 @@ def config_of(run: Path) -> Config:
         raise Refused(str(error)) from None
 
 
+def config_at(path: Path) -> Config:
+    """The same of a run's config.json wherever it lies; raises Misfit and OSError too."""
+    return as_now(read_json(path, Config), where=str(path)).config
+
+
 def recorded(run: Path) -> Config:
     """The configuration of the run in this folder; empty where none has begun there."""
     return config_of(run) if (run / "config.json").exists() else {}
@@ -234,7 +238,7 @@ def _remedy(run: Path, other: str) -> str:
 
 def unlike(config: Config, earlier: Config) -> str:
     """The first key in which a configuration differs from an earlier one, which is as this version has it; "" for none."""
-    fields = dataclasses.fields(COMMANDS[config.get("command", "train")])
-    usual = {field.name: field.default for field in fields if field.name in config}
+    flags = flags_of(COMMANDS[config.get("command", "train")]).values()
+    usual = {flag.name: flag.default for flag in flags if flag.name in config}
     usual = json.loads(json.dumps(usual, default=str))
     return difference(config | {"format": FORMAT}, usual | earlier | {"format": FORMAT})

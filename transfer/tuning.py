@@ -5,7 +5,7 @@ A task is what changes: a module, its batches, its loss, and how it is judged. E
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from ..checkpoint.writer import check_room
 from ..console import say
 from ..distributed import collectives, rendezvous
 from ..distributed.steps import autocast, seed_step
+from ..settings.parts import flat
 from ..training import update
 from ..training.launch import REASONS, Start
 from ..training.loop import Run, StepOutput, loop
@@ -134,7 +135,7 @@ def prepared(
     which stand in checkpoints too. Raises ValueError where a checkpoint is of another run, none verifies, or there is no
     room for one, and Refused where processes differ or another run stands there.
     """
-    habits = Habits(**{field.name: getattr(config, field.name) for field in fields(Habits) if hasattr(config, field.name)})
+    habits = Habits(**{name: value for name, value in flat(config).items() if name in Habits.__annotations__})
     rendezvous.current().agree("configuration", lambda: settings | {"source": ""})
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)

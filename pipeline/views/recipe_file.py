@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from ...files.typed import Misfit, fitted, read_toml
+from ...files.typed import Misfit, fitted, read_json, read_toml
 from ...files.wording import dotted, fields_of, nearest
 from .recipe import RECIPES, VIEWS, CentreCrop, Patch, RandomCrop, Recipe, View
 
@@ -30,10 +30,24 @@ class Given(Struct, forbid_unknown_fields=True, frozen=True):
     views: Annotated[list[Table], Meta(min_length=1, max_length=VIEWS)]
 
 
+class Of(Struct, frozen=True):
+    """What is read of a run's config.json."""
+
+    recipe: Table | str = ""
+
+
 def recipe_of(name: str, size: int) -> Recipe:
-    """The recipe called `name` at `size` pixels, or the one in the file `name`; raises ValueError or OSError."""
+    """The recipe called `name` at `size` pixels, or the one in the file `name`; raises ValueError or OSError.
+
+    A file is a .toml, or the config.json of a run that had a recipe of its own.
+    """
     if name in RECIPES:
         return RECIPES[name](size)
+    if name.endswith(".json"):
+        held = read_json(Path(name), Of).recipe
+        if not held:
+            raise ValueError(f"{name} has no recipe of its own: its views are those of its method")
+        return recipe_from(held, where=f"{name}: recipe")
     if not name.endswith(".toml"):
         near = difflib.get_close_matches(name, RECIPES, 1)
         hint = f"did you mean {near[0]}?" if near else f"use {', '.join(RECIPES)}, or a file that ends in .toml"

@@ -1,7 +1,6 @@
 """The queue: where a step's keys go, for batches of any size, and what never gets in."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 from viewmill.methods.table import METHODS
 from viewmill.objectives import memory as memories
 from viewmill.objectives import queue
-from viewmill.settings import Train
 from viewmill.training.options import for_images
 
 CPU = torch.device("cpu")
@@ -63,15 +61,14 @@ def test_it_starts_from_the_same_unit_keys_for_a_seed():
 
 
 def length(*assignments, name="moco-v2", rows=2000, earlier=None):
-    config = Train(data=Path("a"), out=Path("b"), method=name, set=assignments)
-    return for_images(config, METHODS[name], rows=rows, earlier=earlier or {}).memory.size
+    return for_images(METHODS[name], assigned=assignments, rows=rows, earlier=earlier or {}).memory.size
 
 
 def test_unless_it_is_set_it_is_no_longer_than_the_data_set():
     assert length() == 2000
     assert length(rows=10**6) == 65_536
     assert length("memory.size=65536") == 65_536  # the method has it already
-    assert for_images(Train(data=Path("a"), out=Path("b")), METHODS["simclr"], rows=8, earlier={}) is METHODS["simclr"]
+    assert for_images(METHODS["simclr"], assigned=(), rows=8, earlier={}) is METHODS["simclr"]
 
 
 def test_a_run_that_goes_on_keeps_the_length_that_it_began_with():

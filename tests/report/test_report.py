@@ -13,7 +13,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-import tyro
 from faults import TINY, figures
 from faults import run as trained
 from PIL import Image
@@ -30,7 +29,8 @@ from viewmill.report.about import command as command_line
 from viewmill.report.curve import Curve
 from viewmill.report.page import page
 from viewmill.report.results import results_of
-from viewmill.settings import Train
+from viewmill.run import parsed
+from viewmill.settings.parts import flat as by_name
 from viewmill.settings.report import Report
 from viewmill.training.log import Log
 
@@ -463,18 +463,17 @@ def test_the_command_makes_the_same_configuration_again(tmp_path, given):
         "1e-3",
         "--no-online",
     ]
-    asked = tyro.cli(Train, args=words)
-    own = {
-        name: getattr(asked, name) for name in ("method", "accumulate", "clip", "epochs", "steps", "learning_rate", "online")
-    }
+    asked = parsed(["train", *words])
+    asked = by_name(asked)
+    own = {name: asked[name] for name in ("method", "accumulate", "clip", "epochs", "steps", "learning_rate", "online")}
     run = made(out, config=own | {"engine": "ffcv", "placement": "host"})
     with open(run / "log.jsonl", "a") as file:
         start = {"event": "start", "step": 0, "command": ["run.py", "train", *words], "data": "photos and more.beton"}
         file.write(json.dumps(start) + "\n")
     line, lacking = command_line(read.read_runs([run])[0])
-    again = tyro.cli(Train, args=shlex.split(line)[2:])
+    again = parsed(shlex.split(line)[1:])
     for name in (*own, "set", "data", "out"):
-        assert getattr(again, name) == getattr(asked, name), name
+        assert by_name(again)[name] == asked[name], name
     assert not lacking
 
 

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from viewmill.commands.transfer import transfer
 from viewmill.errors import Refused
+from viewmill.settings.parts import made, replaced
 from viewmill.settings.transfer import Transfer
 from viewmill.transfer import detection, tuning
 from viewmill.transfer.backbone import begin
@@ -65,9 +66,13 @@ def asked(scenes):
     """`asked(out, **settings)`: the settings of a tiny fine-tuning."""
 
     def make(out, source="random", **settings):
-        return Transfer(source, scenes / "train", scenes / "test", out, **(SMALL | settings))
+        return fine_tuning(source, scenes / "train", scenes / "test", out, **(SMALL | settings))
 
     return make
+
+
+def fine_tuning(source, train, test, out, **settings):
+    return made(Transfer, source=source, train=train, test=test, out=out, **settings)
 
 
 def records(out, event="step"):
@@ -313,7 +318,7 @@ def test_a_finished_fine_tuning_only_shows_its_results(done, capsys, monkeypatch
 def test_another_setting_in_the_same_folder_is_refused(done):
     for changed, told in (({"learning_rate": 0.1}, "learning_rate = 0.01"), ({"detector": "c4"}, "detector = 'fpn'")):
         with pytest.raises(Refused, match=told):
-            transfer(replace(done, **changed))
+            transfer(replaced(done, **changed))
     assert ended(done.out)["code"] == 2
 
 
@@ -505,7 +510,7 @@ def test_two_processes_train_together_and_measure_all_images(asked, tmp_path):
 )
 def test_what_does_not_fit_is_refused_and_leaves_no_configuration(settings, told, asked, tmp_path):
     with pytest.raises(Refused, match=told):
-        transfer(replace(asked(tmp_path / "out"), **settings))
+        transfer(replaced(asked(tmp_path / "out"), **settings))
     assert not (tmp_path / "out" / "config.json").exists()
 
 
@@ -518,7 +523,7 @@ def test_sixteen_photographs_are_learnt_by_heart(tmp_path):
     photos, out = sixteen(tmp_path), tmp_path / "out"
     settings = {"width": 32, "side": 192, "longest": 256, "channels": 48, "hidden": 256, "regions": 64, "flip": 0.0}
     settings |= {"norm": "local", "optimiser": "adamw", "learning_rate": 1e-3, "steps": 240, "batch": 8, "warmup": 20}
-    assert transfer(Transfer("random", photos, photos, out, log_every=10, checkpoint_every=60, **settings)) == 0
+    assert transfer(fine_tuning("random", photos, photos, out, log_every=10, checkpoint_every=60, **settings)) == 0
     losses = [record["loss"] for record in records(out)]
     assert np.mean(losses[-3:]) < 0.3 * losses[0]
     assert results(out)["results"]["boxes"]["ap50"] > 0.5
@@ -555,7 +560,7 @@ def test_unseen_scenes_are_found_with_an_average_precision_above_a_half(task, tm
     write_scenes(tmp_path / "test", 100, seed=1, size=128)
     # AP of boxes .731 and keypoints .611; after 600 steps boxes .588 and masks .525; keypoints' heads are twice as wide
     settings = RENDERED | ({"channels": 32} if task == "keypoints" else {"steps": 800})
-    config = Transfer("random", tmp_path / "train", tmp_path / "test", tmp_path / "out", task=task, **settings)
+    config = fine_tuning("random", tmp_path / "train", tmp_path / "test", tmp_path / "out", task=task, **settings)
     assert transfer(config) == 0
     told = results(tmp_path / "out")["results"]
     assert min(numbers["ap"] for numbers in told.values()) > 0.5
