@@ -56,9 +56,8 @@ def test_every_flag_of_a_command_has_a_name_of_its_own(name):
 
 
 def test_a_file_begins_and_flags_go_before_it(toml):
-    path = toml(
-        'method = "ring"\nsize = 32\nonline = false\nset = ["region.outer=0.2"]\n\n[optimisation]\nbatch = 64\nwarmup = 0.1\n'
-    )
+    text = 'method = "ring"\nsize = 32\nonline = false\nset = ["region.outer=0.2"]\n'
+    path = toml(f"{text}\n[optimisation]\nbatch = 64\nwarmup = 0.1\n")
     config = train("--config", path, "--batch", "128", "--online")
     assert (config.method, config.views.size, config.set) == ("ring", 32, ("region.outer=0.2",))
     assert (config.optimisation.batch, config.optimisation.warmup, config.logging.online) == (128, 0.1, True)

@@ -459,10 +459,9 @@ def test_a_fine_tuning_is_no_encoder_and_a_file_of_another_width_is_refused(done
 
 @pytest.mark.slow
 def test_two_processes_train_together_and_measure_all_images(asked, tmp_path):
-    script = "import sys, tyro, torch; torch.set_num_threads(1)\nfrom viewmill.settings.transfer import Transfer\n"
-    script += "from viewmill.commands.transfer import transfer\nsys.exit(transfer(tyro.cli(Transfer)))"
+    script = "import sys, torch; torch.set_num_threads(1)\nfrom viewmill.run import main\nsys.exit(main())"
     config = asked(tmp_path / "out")
-    words = ["random", "--train", config.train, "--test", config.test, "--out", config.out, "--steps", "3"]
+    words = ["transfer", "random", "--train", config.train, "--test", config.test, "--out", config.out, "--steps", "3"]
     words += [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", value)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
