@@ -13,7 +13,7 @@ from ..console import opening, say, table
 from ..errors import Refused, refusing
 from ..files.typed import check_settings, read_json
 from ..pipeline.datasets import open_images, told_apart
-from ..settings.parts import flat
+from ..settings.parts import flat, replaced
 from ..settings.transfer import ClassifierOptimisation, Finetune
 from ..training.launch import starting
 from ..training.log import versions
@@ -59,6 +59,7 @@ def finetune(config: Finetune) -> int:
             check_settings(config)
             train, test = open_images(config.train), open_images(config.test)
         accelerator = start.meet(lambda: told_of(config, train, test), precision=config.optimisation.precision)
+        config = replaced(config, precision=accelerator.mixed_precision)  # what "auto" has come to be
         ended = start.ended
         from ..evaluation.classes import class_task
         from ..pipeline.beton.overlap import overlap, overlap_in_words

@@ -72,6 +72,16 @@ def test_it_is_the_same_again_and_a_finished_one_only_shows_its_results(tuned, t
     assert len(records(tuned)) == 21
 
 
+def test_the_precision_that_is_chosen_is_what_the_run_has(trained, data, tmp_path):
+    """Not the word "auto": fp16 needs its loss scale, and a second start what the first one took."""
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert finetune(trained, data, out, "--precision", "auto", "--epochs", "1", "--batch", "240") == 0
+    config = json.loads((out / "config.json").read_text())
+    assert config["precision"] in ("no", "bf16")
+    assert "auto" not in json.loads((out / "results.json").read_text())["protocol"]
+
+
 def test_a_stop_in_the_middle_changes_no_bit(tuned, trained, data, tmp_path, monkeypatch):
     from viewmill.transfer import tuning
 
