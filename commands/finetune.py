@@ -96,7 +96,7 @@ def finetune(config: Finetune) -> int:
 
 def told_of(config: Finetune, train: "Beton", test: "Beton") -> dict[str, Any]:
     """What every process must have been started with: all but where things lie on its machine."""
-    own = {name: value for name, value in flat(config).items() if name not in MAY_DIFFER}
+    own = flat(config, without=MAY_DIFFER)
     return {"command": "finetune", **own, "train": told_apart(train), "test": told_apart(test)}
 
 
@@ -125,7 +125,7 @@ def prepare(
     )
     stack.enter_context(closing(loader))
     optimisation, course = config.optimisation, course_of(config.optimisation, per_epoch=len(loader))
-    own = {name: value for name, value in flat(config).items() if name not in FREE}
+    own = flat(config, without=FREE)
     settings = {
         "format": FORMAT,
         "command": "finetune",

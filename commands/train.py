@@ -51,7 +51,7 @@ def train(config: Train) -> int:
 
 def told_of(config: Train, method: Method, beton: "Beton | None") -> dict[str, Any]:
     """What every process of a training must have been started with: all but where things lie, and how it goes about them."""
-    own = {name: value for name, value in flat(config).items() if name not in MAY_DIFFER}
+    own = flat(config, without=MAY_DIFFER)
     data = {"data": "images, to be converted"} if beton is None else {"data": "a .beton file", **told_apart(beton)}
     return {"command": "train", **data, **own, **dict(values(method))}
 

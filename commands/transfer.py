@@ -83,7 +83,7 @@ def transfer(config: Transfer) -> int:
 
 def told_of(config: Transfer, data: Data) -> dict[str, Any]:
     """What every process must have been started with: all but where things lie on its machine."""
-    own = {name: value for name, value in flat(config).items() if name not in MAY_DIFFER}
+    own = flat(config, without=MAY_DIFFER)
     sets = {"train_fingerprint": data.train.fingerprint, "test_fingerprint": data.test.fingerprint}
     return {"command": "transfer", **own, **sets}
 
@@ -142,7 +142,7 @@ def describe(config: Transfer, course: Course, data: Data) -> tuple[dict[str, An
     from ..training.resume import begun
     from ..transfer import backbone
 
-    own = {name: value for name, value in flat(config).items() if name not in FREE}
+    own = flat(config, without=FREE)
     source, beginning = backbone.place_of(config.source), None
     if begun(config.out):
         earlier = recorded(config.out)

@@ -6,7 +6,7 @@ The command line, a study's file, config.json and a person know a setting by its
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,11 +40,12 @@ def flags_of(kind: type) -> dict[str, Flag]:
     return found
 
 
-def flat(settings: Any) -> dict[str, Any]:
-    """The values of a command's settings by their names."""
+def flat(settings: Any, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """The values of a command's settings by their names, but for those that are named."""
     return {
         name: getattr(getattr(settings, flag.part) if flag.part else settings, name)
         for name, flag in flags_of(type(settings)).items()
+        if name not in without
     }
 
 

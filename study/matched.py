@@ -25,14 +25,14 @@ def settings_of(job: Job, plan: Plan, fingerprints: Mapping[str, str]) -> dict[s
     """
     train = replaced(job.contender.train, seed=job.seed)
     method = method_of(train)
-    own = {name: value for name, value in flat(train).items() if name not in (*FREE, "method")}
+    own = flat(train, without=(*FREE, "method"))
     own |= {
         "learning_rate": peak_rate(train.optimisation, method),
         "recipe": _recipe(train.views.recipe) or method.recipe,
         "init": train.network.init and str(train.network.init),
     }
     placed = Evaluate(run=Path(), train=(), test=(), **plan.evaluate)
-    told = {name: value for name, value in flat(placed).items() if name not in (*OF_EVALUATION, "cache")}
+    told = flat(placed, without=(*OF_EVALUATION, "cache"))
     found = {"method": train.method, "set": train.set}
     for part, content in (("train", own), ("objective", dict(values(method))), ("evaluate", told), ("data", fingerprints)):
         found |= {f"{part}.{name}": value for name, value in content.items()}

@@ -88,7 +88,7 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
 
 def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -> Settings:
     """What makes a run this run, as it stands in config.json."""
-    own = {name: value for name, value in flat(config).items() if name not in FREE}
+    own = flat(config, without=FREE)
     steps = config.optimisation.steps or config.optimisation.epochs * len(loader)
     data = {"rows": len(beton), "data_fingerprint": beton.fingerprint}
     recipe = config.views.recipe and data_of(loader.recipe)
