@@ -7,7 +7,7 @@ The tail that fills no global batch is dropped; another permutation drops others
 
 import numpy as np
 
-from .views import counter
+from . import counter
 
 
 def steps_per_epoch(rows: int, batch: int) -> int:

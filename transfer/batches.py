@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..pipeline import counter
 from ..pipeline.order import permutation, share, steps_per_epoch
 from ..pipeline.prefetch import prefetch
-from ..pipeline.views import counter
 from .scene import Scene, SceneSet, masks, pixels
 
 DRAWS = 4  # a purpose of its own beside those of counter.py: a flip and a side are not a view's draws

@@ -18,7 +18,7 @@ def by_fraction(beton: Beton, fraction: float, *, seed: int) -> np.ndarray:
     """int64: about `fraction` of the rows of every label, drawn by `seed`, in row order; at least one of each label."""
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction must lie between 0 and 1, got {fraction}")
-    from ..views import counter  # numba takes half a second to load
+    from .. import counter  # numba takes half a second to load
 
     draw_N = counter.wide(counter.Key(seed, counter.SUBSET, 0), np.arange(len(beton)))
     order_N = np.lexsort((draw_N, beton.label_N))

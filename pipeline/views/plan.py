@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import counter
 from ..compiled import compiled
-from . import counter
 from .recipe import CentreCrop, Patch, RandomCrop, Recipe, View
 
 CROP_TRIES = 10  # as torchvision; then the central crop of the nearest allowed aspect

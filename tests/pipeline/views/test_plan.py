@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from viewmill.pipeline import order
-from viewmill.pipeline.views import counter, plan
+from viewmill.pipeline import counter, order
+from viewmill.pipeline.views import plan
 from viewmill.pipeline.views.recipe import (
     RECIPES,
     Blur,

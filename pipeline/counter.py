@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..compiled import compiled
+from .compiled import compiled
 
 VIEWS, ORDER, CANDIDATES, SUBSET = 0, 1, 2, 3  # purposes: what keeps streams apart
 
