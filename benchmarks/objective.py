@@ -21,10 +21,10 @@ from ..errors import Refused
 from ..methods.parts import Everything, Nearest, Region, Ring
 from ..objectives import bank
 from ..objectives.bounds import info_nce
+from ..objectives.candidates import candidates
 from ..objectives.clusters import lloyd
 from ..objectives.ranking import Ranking
 from ..objectives.regions import Offered, gathered, positions, select, window
-from ..pipeline.order import candidates
 from ..pipeline.threads import usable_cores
 from ..settings import Bench
 from ..training.log import hardware, versions
@@ -139,6 +139,7 @@ def bench(config: Bench) -> int:
         "exact ring of 16 anchors, the product with the bank included": lambda: select(
             ring, *some, nothing, temperature=TEMPERATURE
         ),
+        "draw of the candidates out of 1,281,167 rows": lambda: candidates(LARGE, CANDIDATES, seed=0, step=0),
         "bank write of 512 rows": lambda: bank.write_(large[2], row, written, known, momentum=0.5),
         **clusterings(unit(SMALL, 5)),
     }

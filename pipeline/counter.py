@@ -72,6 +72,48 @@ def uniform(key: Key, row_N: np.ndarray, view: int = 0, block: int = 0) -> np.nd
     return (bits(key, row_N, view, block) + 0.5) * 2.0**-32
 
 
+@compiled()
+def _below_one(key, row, limit):
+    return np.int64((block_bits(key, row, 0, 0)[0] + 0.5) * 2.0**-32 * limit)
+
+
+@compiled()
+def _below(out_N, key, row_N, limit):
+    for n in range(len(row_N)):
+        out_N[n] = _below_one(key, row_N[n], limit)
+
+
+@compiled()
+def _mark(marked_L, key, count):
+    row, left = 0, count
+    while left > 0:
+        number = _below_one(key, row, len(marked_L))
+        if not marked_L[number]:
+            marked_L[number] = True
+            left -= 1
+        row += 1
+
+
+def below(key: Key, row_N: np.ndarray, limit: int) -> np.ndarray:
+    """int64 [N], uniform from 0 to below `limit`, which is at most 2**32: of the streams of (key, row)."""
+    out_N = np.empty(len(row_N), np.int64)
+    _below(out_N, (np.uint64(key.seed), key.purpose, key.epoch), np.asarray(row_N), limit)
+    return out_N
+
+
+def distinct(key: Key, count: int, limit: int) -> np.ndarray:
+    """int64 [count], sorted: the first `count` different numbers of `below` at rows 0, 1, 2 and so on.
+
+    The cost follows `count` while that is at most half of `limit`: beyond, ever more draws are of numbers drawn before.
+    Raises ValueError where `count` is above `limit`.
+    """
+    if count > limit:
+        raise ValueError(f"{count} distinct numbers cannot be drawn below {limit}")
+    marked_L = np.zeros(limit, bool)
+    _mark(marked_L, (np.uint64(key.seed), key.purpose, key.epoch), count)
+    return np.flatnonzero(marked_L)
+
+
 def wide(key: Key, row_N: np.ndarray) -> np.ndarray:
     """uint64 [N]: 64 random bits a row, what to sort by for a random order."""
     words = bits(key, row_N)

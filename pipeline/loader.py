@@ -6,7 +6,7 @@ while they are in its core's cache, and `device`. Host is the default on a CPU (
 On a GPU the host mills `ahead` batches in a thread while the device trains. On a CPU milling and training share the cores:
 there a batch is milled when it is asked for, on all cores at once, which costs the same work and no contention.
 
-Shape suffixes: V = views, B = images of this rank's batch, M = bank candidates.
+Shape suffixes: V = views, B = images of this rank's batch.
 """
 
 import math
@@ -44,9 +44,8 @@ class ViewBatch(NamedTuple):
     """bool: False where a sample could not be decoded; masked out of loss and bank."""
     label_B: Tensor
     """int64, -1 where there is none; training never reads it."""
-    candidate_M: Tensor
-    """int64 bank rows drawn on the host from (seed, step), the same on every rank; [B, M] where drawn for each image; empty
-    where unused."""
+    host_row_B: np.ndarray
+    """`row_B` on the host, for what is drawn there: to ask the device for it would be to wait."""
     plan: ViewPlan
     """What was done to each view; its `recipe.groups` say which views of the plan a group holds."""
 
@@ -76,7 +75,6 @@ class Milled(NamedTuple):
     """What the device needs for that; empty where nothing is left to do."""
     row: np.ndarray
     valid: np.ndarray
-    candidates: np.ndarray
     plan: ViewPlan
 
 
@@ -88,8 +86,6 @@ class BetonLoader:
         engine_name: a name of engine.ENGINES, or "auto".
         threads: of the engine; 0 for every usable core.
         ahead: batches milled ahead of the step; None for 2 on a GPU and 0 on a CPU.
-        candidates: how many bank rows to draw for a step.
-        per_image: draw them for each image, with replacement, not for the batch.
         placement: where colour, blur, solarise and normalise run: one of PLACEMENTS, or "auto".
         dtype: of the views: float32, float16 or bfloat16.
     """
@@ -107,14 +103,11 @@ class BetonLoader:
         engine_name: str = "auto",
         threads: int = 0,
         ahead: int | None = None,
-        candidates: Callable[[int], int] = lambda step: 0,
-        per_image: bool = False,
         placement: str = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._beton, self.recipe, self._batch, self._seed, self._device = beton, recipe, batch, seed, device
         self._share = order.share(batch, rank=rank, world=world)
-        self._candidates, self._per_image = candidates, per_image
         self._cuda = device.type == "cuda"
         self._ahead = (2 if self._cuda else 0) if ahead is None else ahead
         self.engine_name, self.placement = engine.choose(engine_name), _placement(placement, device)
@@ -133,7 +126,7 @@ class BetonLoader:
 
         def make(step: int) -> Milled:
             row_B = rows[step * self._batch : (step + 1) * self._batch][self._share]
-            return self._mill(self.recipe, row_B, epoch=number, step=number * steps + step)
+            return self._mill(self.recipe, row_B, epoch=number)
 
         return self._deliver(make, range(skip, steps))
 
@@ -144,19 +137,19 @@ class BetonLoader:
 
         def make(start: int) -> Milled:
             row_B = np.arange(start, min(start + self._batch, len(self._beton)))
-            return self._mill(recipe, row_B, epoch=0, step=None)
+            return self._mill(recipe, row_B, epoch=0)
 
         return self._deliver(make, starts)
 
     def batch_of(self, row_B: np.ndarray, *, epoch: int) -> ViewBatch:
         """The views that rows `row_B` have in `epoch`, whichever batch they fall in."""
-        return self._develop(self._mill(self.recipe, row_B, epoch=epoch, step=None))
+        return self._develop(self._mill(self.recipe, row_B, epoch=epoch))
 
     def close(self) -> None:
         """Let go of the engine's threads and files."""
         self._engine.close()
 
-    def _mill(self, recipe: Recipe, row_B: np.ndarray, *, epoch: int, step: int | None) -> Milled:
+    def _mill(self, recipe: Recipe, row_B: np.ndarray, *, epoch: int) -> Milled:
         height_B, width_B = self._beton.height_N[row_B], self._beton.width_N[row_B]
         plan = draw(recipe, seed=self._seed, epoch=epoch, row_B=row_B, height_B=height_B, width_B=width_B)
         shapes = [(len(group), len(row_B), *[recipe.views[group[0]].size] * 2, 3) for group in recipe.groups]
@@ -174,15 +167,7 @@ class BetonLoader:
             draws = tuple(photometrics_device.draws(plan, group, pin=self._cuda) for group in recipe.groups)
         valid_B = self._engine.crops(row_B, plan, cut, then)
         self.unreadable.update(row_B[~valid_B].tolist())
-        drawn = self._draw_candidates(row_B, 0 if step is None else self._candidates(step), step)
-        return Milled(pixels, draws, row_B, valid_B, drawn, plan)
-
-    def _draw_candidates(self, row_B: np.ndarray, count: int, step: int | None) -> np.ndarray:
-        if step is None or count == 0:
-            return np.empty(0, np.int64)
-        if self._per_image:
-            return order.candidates_of_each(len(self._beton), row_B, count, seed=self._seed, step=step)
-        return order.candidates(len(self._beton), count, seed=self._seed, step=step)
+        return Milled(pixels, draws, row_B, valid_B, plan)
 
     def _views(self, shape: tuple[int, ...]) -> Tensor:
         """Room for the finished views of a group: [V*B, 3, S, S], channels_last."""
@@ -210,7 +195,7 @@ class BetonLoader:
             row_B=self._send(item.row),
             valid_B=self._send(item.valid),
             label_B=self._send(self._beton.label_N[item.row]),
-            candidate_M=self._send(item.candidates),
+            host_row_B=item.row,
             plan=item.plan,
         )
 

@@ -29,30 +29,3 @@ def share(batch: int, *, rank: int, world: int) -> slice:
         words = " or ".join(filter(None, [", ".join(fitting[:-1]), fitting[-1]]))
         raise ValueError(f"the global batch of {batch} does not divide over {world} processes: use {words} of them")
     return slice(rank * batch // world, (rank + 1) * batch // world)
-
-
-def candidates(rows: int, count: int, *, seed: int, step: int) -> np.ndarray:
-    """int64 [count] distinct rows drawn from (seed, step) alone, so that every rank draws the same; sorted.
-
-    Draws with replacement and passes over what was drawn before: uniform without replacement, at a cost that follows
-    `count`, not `rows` (4 ms for 45,500 of 1.28M).
-    """
-    if count > rows:
-        raise ValueError(f"{count} candidates cannot be drawn from {rows} rows")
-    key = counter.Key(seed, counter.CANDIDATES, step)
-    if 2 * count >= rows:
-        return np.sort(np.argsort(counter.wide(key, np.arange(rows)), kind="stable")[:count])
-    tries = 2 * count
-    while True:
-        drawn = (counter.uniform(key, np.arange(tries))[0] * rows).astype(np.int64)
-        first = np.sort(np.unique(drawn, return_index=True)[1])
-        if len(first) >= count:
-            return np.sort(drawn[first[:count]])
-        tries *= 2
-
-
-def candidates_of_each(rows: int, row_B: np.ndarray, count: int, *, seed: int, step: int) -> np.ndarray:
-    """int64 [B, count] rows drawn for each image from (seed, step, its row), with replacement: the same on any rank."""
-    place_BK = row_B.astype(np.int64)[:, None] * count + np.arange(count)
-    drawn = counter.uniform(counter.Key(seed, counter.CANDIDATES, step), place_BK.ravel())[0]
-    return (drawn * rows).astype(np.int64).reshape(place_BK.shape)

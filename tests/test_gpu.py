@@ -13,8 +13,8 @@ from viewmill.methods.schedules import Moment
 from viewmill.methods.table import METHODS
 from viewmill.models.momentum import ema_copy, ema_update_
 from viewmill.models.network import Batch, Network
+from viewmill.objectives import candidates, objective
 from viewmill.objectives import memory as memories
-from viewmill.objectives import objective
 from viewmill.pipeline.loader import BetonLoader
 from viewmill.pipeline.views.recipe import RECIPES, Blur, Jitter, Recipe, View
 from viewmill.training.optimisers import set_learning_rate_, sgd
@@ -64,8 +64,9 @@ def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
     with loader(photo_beton, RECIPES[method.recipe](32), "cuda") as source:
         for number, batch in enumerate(source.epoch(0)):
             torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first step may allocate and tune
-            images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, None, batch.views)
             moment, seen = Moment(number, 100, 10), Batch(batch.views, batch.row_B, number)
+            drawn = candidates.draw(method, len(photo_beton), batch.host_row_B, moment, seed=0, device=device)
+            images = objective.Images(batch.row_B, batch.valid_B, drawn, None, batch.views)
             with torch.autocast("cuda", dtype=dtype):
                 outputs = model(seen)
                 if target is not None:

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # which room or top-level file may know whi
     "pipeline": set(),
     "checkpoint": {"pipeline"},  # migration knows the recipes
     "models": {"checkpoint"},
-    "objectives": {"methods", "distributed"},
+    "objectives": {"methods", "distributed", "pipeline"},  # random numbers alone: a test below
     "evaluation": {"pipeline"},
     "training": {"methods", "settings", "distributed", "pipeline", "checkpoint", "models", "objectives", "evaluation"},
     "transfer": {"settings", "distributed", "pipeline", "checkpoint", "models", "evaluation", "training"},
@@ -76,6 +76,16 @@ def test_rooms_import_only_what_they_may(room):
         if path != ROOT / "benchmarks" / "trace.py":  # a program of its own, that gives the other one command lines
             foreign = foreign if "run" not in foreign else foreign | {"nothing imports the program"}
         assert foreign <= MAY_IMPORT[room], f"{path.name} imports {foreign - MAY_IMPORT[room]}"
+
+
+def test_objectives_take_random_numbers_from_the_pipeline_and_nothing_else():
+    """Which rows are drawn is theirs to say; how images come to be views is not."""
+    taken = []
+    for path in files_of("objectives"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pipeline":
+                taken += [f"{node.module}: {alias.name}" for alias in node.names]
+    assert set(taken) == {"pipeline: counter"}
 
 
 def test_the_table_has_every_file_and_no_circle():

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import say
 from ..distributed import rendezvous
-from ..methods.method import Method, candidate_count
-from ..methods.parts import Everything
-from ..methods.schedules import Moment
+from ..methods.method import Method
 from ..pipeline.views.recipe import RECIPES, Recipe, View
 from ..pipeline.views.recipe_file import recipe_of
 from ..settings.training import Views
@@ -25,9 +23,9 @@ if TYPE_CHECKING:
 def open_loader(
     views: Views, name: str, method: Method, beton: Beton, accelerator: Accelerator, *, batch: int, seed: int, out: Path
 ) -> BetonLoader:
-    """The loader of the run in the folder `out`, with as many bank rows drawn for each step as the method asks for there.
+    """The loader of the run in the folder `out`.
 
-    `batch` counts images over all processes; raises ValueError where it leaves one view to each.
+    `batch` counts images over all processes; raises ValueError where it leaves one view to each, or the data no step.
     """
     from ..pipeline.loader import BetonLoader
     from ..pipeline.order import steps_per_epoch
@@ -37,12 +35,8 @@ def open_loader(
             f"a batch of {batch} over {accelerator.num_processes} processes leaves one view to each, and "
             "batch norm nothing to average: raise --batch"
         )
-    recipe, per_epoch = recipe_for(views, name, method), steps_per_epoch(len(beton), batch)
-
-    def candidates(step: int) -> int:
-        now = method.at(Moment(step, 0, per_epoch))
-        return candidate_count(now, len(beton))
-
+    recipe = recipe_for(views, name, method)
+    steps_per_epoch(len(beton), batch)  # refuses a batch beyond the data, before an engine is timed
     return BetonLoader(
         beton,
         recipe,
@@ -54,8 +48,6 @@ def open_loader(
         engine_name=engine_of(views, beton, recipe, accelerator, out=out),
         threads=views.threads,
         placement=views.placement,
-        candidates=candidates,
-        per_image=isinstance(method.region, Everything) and not method.region.shared,
     )
 
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from ..distributed.steps import seed_step
 from ..methods.method import Method
 from ..methods.schedules import Moment
-from ..objectives import memory, objective
+from ..objectives import candidates, memory, objective
 from ..pipeline.loader import ViewBatch
 from .loop import StepOutput
 from .state import TrainState, advance_, forward, update_probe_
@@ -31,10 +31,10 @@ def take_step(
     `asked` is the exit code that this process has been asked for, of which an update's verdict tells every process.
     """
     seed_step(state.settings["seed"], moment.step)
-    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, state.label_N, batch.views)
     state.statistics.keep()
     with nullcontext() if part.last else accelerator.no_sync(state.model):
         outputs = forward(state, method, batch, moment, accelerator)
+        images = images_of(state, method, batch, moment)  # drawn on the host while a GPU makes the outputs
         loss, scalars, pending = objective.loss(method, outputs, state.memory, images, moment, observe=observe)
         backward(loss, state.scaler, part)
     state.statistics.mend_()
@@ -49,6 +49,12 @@ def take_step(
 
 def loss_of(method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator, state: TrainState) -> torch.Tensor:
     """The loss of a batch, of which nothing is learnt or remembered."""
-    images = objective.Images(batch.row_B, batch.valid_B, batch.candidate_M, state.label_N, batch.views)
     outputs = forward(state, method, batch, moment, accelerator)
-    return objective.loss(method, outputs, state.memory, images, moment, observe=False)[0]
+    return objective.loss(method, outputs, state.memory, images_of(state, method, batch, moment), moment, observe=False)[0]
+
+
+def images_of(state: TrainState, method: Method, batch: ViewBatch, moment: Moment) -> objective.Images:
+    """Which images a batch shows, and which rows of the bank are on offer to them at `moment`."""
+    settings, device = state.settings, batch.row_B.device
+    candidate_M = candidates.draw(method, settings["rows"], batch.host_row_B, moment, seed=settings["seed"], device=device)
+    return objective.Images(batch.row_B, batch.valid_B, candidate_M, state.label_N, batch.views)

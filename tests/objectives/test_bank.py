@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from viewmill.objectives import bank
-from viewmill.pipeline.order import candidates
 
 CPU = torch.device("cpu")
 E1, E2 = torch.eye(2, dtype=torch.float64)
@@ -127,39 +125,3 @@ def test_starting_a_bank_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     bank.start(5, 4, seed=0, device=CPU)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@settings(deadline=None)
-@given(rows=st.integers(1, 5_000), share=st.floats(0, 1), seed=st.integers(0, 2**64 - 1), step=st.integers(0, 2**32 - 1))
-def test_candidates_are_distinct_sorted_rows_that_depend_on_seed_and_step_alone(rows, share, seed, step):
-    count = int(share * rows)
-    drawn = candidates(rows, count, seed=seed, step=step)
-    assert drawn.shape == (count,)
-    assert drawn.dtype == np.int64
-    assert (np.diff(drawn) > 0).all()
-    assert not count or 0 <= drawn[0] <= drawn[-1] < rows
-    np.testing.assert_array_equal(drawn, candidates(rows, count, seed=seed, step=step))
-
-
-@pytest.mark.parametrize("count", [40, 400], ids=["a few of many", "most of them"])
-def test_steps_and_seeds_draw_other_candidates(count):
-    one = candidates(500, count, seed=1, step=1)
-    assert not np.array_equal(one, candidates(500, count, seed=1, step=2))
-    assert not np.array_equal(one, candidates(500, count, seed=2, step=1))
-
-
-@pytest.mark.parametrize("count", [20, 49, 50, 80], ids=lambda count: f"{count} of 100")
-def test_every_row_is_drawn_equally_often(count):
-    draws = 2_000
-    often = np.bincount(np.concatenate([candidates(100, count, seed=5, step=step) for step in range(draws)]), minlength=100)
-    expected, share = draws * count / 100, count / 100
-    # Drawn without replacement, a row's count has variance draws * share * (1 - share); with the fixed total that leaves
-    # 99 degrees of freedom, of which chi-square passes 148 once in 1,000.
-    chi_square = (np.square(often - expected) / (draws * share * (1 - share))).sum() * 99 / 100
-    assert 60 < chi_square < 148
-
-
-def test_all_rows_can_be_candidates_and_more_cannot():
-    np.testing.assert_array_equal(candidates(7, 7, seed=0, step=0), np.arange(7))
-    with pytest.raises(ValueError, match="8 candidates cannot be drawn from 7 rows"):
-        candidates(7, 8, seed=0, step=0)

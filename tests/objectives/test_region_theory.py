@@ -23,9 +23,9 @@ from viewmill.models.heads import Outputs
 from viewmill.objectives import diagnostics
 from viewmill.objectives import memory as memories
 from viewmill.objectives.bounds import LOG_PARTITION_PER_ROW, info_nce
+from viewmill.objectives.candidates import candidates, candidates_of_each
 from viewmill.objectives.objective import Images, loss
 from viewmill.objectives.regions import Offered, Selected, cut, gathered, select, window
-from viewmill.pipeline.order import candidates, candidates_of_each
 
 CIRCLE = {  # region -> is e^f >= E e^f in it; values at K = 3, 5 and infinity; variance over negatives alone, and over all
     Everything(): (False, 0.3351678986, 0.4179673932, 0.549701, 0.1611, 0.5844),

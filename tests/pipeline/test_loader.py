@@ -8,7 +8,7 @@ import torch
 
 from viewmill.pipeline.beton.reader import open_beton
 from viewmill.pipeline.loader import BetonLoader, ViewBatch
-from viewmill.pipeline.views.recipe import Recipe, View, instance, simclr
+from viewmill.pipeline.views.recipe import Recipe, View, simclr
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ def open_loader(beton, recipe=None, **options):
 
 def same(left: ViewBatch, right: ViewBatch) -> bool:
     views = all(torch.equal(a, b) for a, b in zip(left.views, right.views, strict=True))
-    return views and torch.equal(left.row_B, right.row_B) and torch.equal(left.candidate_M, right.candidate_M)
+    return views and torch.equal(left.row_B, right.row_B)
 
 
 def test_a_batch_holds_what_the_contract_says(photo_beton):
@@ -32,7 +32,7 @@ def test_a_batch_holds_what_the_contract_says(photo_beton):
     assert all(group.is_contiguous(memory_format=torch.channels_last) for group in batch.views)
     assert batch.valid_B.all()
     assert batch.label_B.tolist() == photo_beton.label_N[batch.row_B.numpy()].tolist()
-    assert batch.candidate_M.numel() == 0
+    assert batch.host_row_B.tolist() == batch.row_B.tolist()
 
 
 def test_an_epoch_shows_each_row_at_most_once_and_drops_only_the_tail(photo_beton):
@@ -65,45 +65,15 @@ def test_threads_and_prefetching_change_nothing(photo_beton, threads, ahead):
 
 
 def test_the_ranks_together_see_the_global_batch(photo_beton):
-    with open_loader(photo_beton, candidates=lambda step: 5) as whole:
+    with open_loader(photo_beton) as whole:
         expected = next(whole.epoch(0))
     parts = []
     for rank in range(3):
-        with open_loader(photo_beton, candidates=lambda step: 5, rank=rank, world=3) as loader:
+        with open_loader(photo_beton, rank=rank, world=3) as loader:
             parts.append(next(loader.epoch(0)))
     assert torch.equal(torch.cat([part.row_B for part in parts]), expected.row_B)
     views = torch.cat([part.views[0].unflatten(0, (2, -1)) for part in parts], dim=1).flatten(0, 1)
     assert torch.equal(views, expected.views[0])
-    assert all(torch.equal(part.candidate_M, expected.candidate_M) for part in parts)
-
-
-def test_candidates_differ_from_step_to_step_but_not_from_run_to_run(photo_beton):
-    with open_loader(photo_beton, instance(32), candidates=lambda step: 5) as loader:
-        drawn = [batch.candidate_M.tolist() for batch in loader.epoch(0)]
-        again = [batch.candidate_M.tolist() for batch in loader.epoch(0)]
-        later = [batch.candidate_M.tolist() for batch in loader.epoch(1)]
-    assert drawn == again
-    assert len({tuple(rows) for rows in drawn + later}) > len(drawn)
-
-
-def test_as_many_candidates_are_drawn_as_the_step_asks_for(photo_beton):
-    with open_loader(photo_beton, instance(32), candidates=lambda step: 3 * step) as loader:
-        assert [len(batch.candidate_M) for batch in loader.epoch(0)] == [3 * step for step in range(len(loader))]
-
-
-def test_candidates_of_each_image_are_its_own_on_any_rank(photo_beton):
-    options = {"candidates": lambda step: 7, "per_image": True}
-    with open_loader(photo_beton, **options) as whole:
-        expected = {
-            row: candidates
-            for batch in whole.epoch(1)
-            for row, candidates in zip(batch.row_B.tolist(), batch.candidate_M.tolist(), strict=True)
-        }
-    assert len({tuple(candidates) for candidates in expected.values()}) == len(expected)
-    for rank in range(3):
-        with open_loader(photo_beton, rank=rank, world=3, **options) as loader:
-            for batch in loader.epoch(1):
-                assert batch.candidate_M.tolist() == [expected[row] for row in batch.row_B.tolist()]
 
 
 def test_once_shows_every_row_once_in_order_with_a_ragged_tail(photo_beton):
