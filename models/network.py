@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..methods.outputs import Outputs
 from .decoder import Decoder
 from .encoders import BatchNorm, ResNet, build, count_once_
-from .heads import Outputs, projector
+from .heads import projector
 from .stochastic import BoundedGaussian, FixedGaussian, VonMisesFisher
 from .timm_encoders import Foreign, synchronised_
 

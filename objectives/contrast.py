@@ -13,12 +13,13 @@ from torch import Tensor
 
 from ..distributed.collectives import everyone, gather, rank, total
 from ..methods.method import Method
+from ..methods.outputs import Outputs
 from ..methods.parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Neighbours, Own, Pair, Queue
 from ..methods.schedules import Moment
 from . import bounds, diagnostics, queue, reweighted
 from .clusters import same_cluster
+from .images import Images
 from .memory import BANKS, LABELS, NEVER, Memory, outer_edge, uses_clusters
-from .outputs import Images, Outputs
 from .regions import Offered, Selected, Window, gathered, select, window, with_neighbours
 
 LEARNED = 1e-6  # an anchor whose positives have all but this much of the probability no longer learns

@@ -14,8 +14,8 @@ from ..methods.method import Method
 from ..methods.parts import Everything, Nearest, Neighbours, Queue, Ring
 from ..methods.schedules import Moment
 from .bounds import Bound, info_nce
+from .images import Images
 from .memory import NEVER, Memory
-from .outputs import Images
 from .regions import Offered, Selected
 
 SAMPLE = 16_384  # rows on offer that the mean of e^s is taken over

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ..distributed.collectives import everyone, gather, mean_weight
 from ..methods.method import Method
+from ..methods.outputs import Outputs
 from ..methods.schedules import Moment
 from ..methods.terms import BarlowTwins, Bootstrap, OwnReconstruction, SquaredError, Superfluous, VICReg, VonMisesFisher
 from . import redundancy, superinfo
-from .outputs import Images, Outputs
+from .images import Images
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 

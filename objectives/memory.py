@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ..distributed.collectives import broadcast_, everyone, gather, rank
 from ..methods.method import Method, candidate_count
+from ..methods.outputs import Outputs
 from ..methods.parts import NCE, Bank, Batch, Clusters, Queue, Ring, SameCluster
 from ..methods.schedules import ADAPTIVE, HEARD_EVERY, REMEMBERED, Moment, adapt_
 from . import bank, queue
 from .clusters import cluster_labels
-from .outputs import Images, Outputs
+from .images import Images
 from .regions import window
 
 Memory = dict[str, Tensor]

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..distributed.collectives import everyone, gather, mean_weight
 from ..methods.method import Method
+from ..methods.outputs import Outputs
 from ..methods.schedules import Moment
 from . import diagnostics, losses
 from .alarms import OBSERVER_TEMPERATURE
 from .bounds import info_nce
 from .contrast import contrast
+from .images import Images
 from .memory import Memory
-from .outputs import Images, Outputs
 
 
 class Result(NamedTuple):

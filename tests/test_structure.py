@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # which room or top-level file may know whi
     "distributed": set(),
     "pipeline": set(),
     "checkpoint": {"pipeline"},  # migration knows the recipes
-    "models": {"checkpoint"},
+    "models": {"methods", "checkpoint"},
     "objectives": {"methods", "distributed", "pipeline"},  # random numbers alone: a test below
     "evaluation": {"pipeline"},
     "training": {"methods", "settings", "distributed", "pipeline", "checkpoint", "models", "objectives", "evaluation"},

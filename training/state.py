@@ -14,11 +14,11 @@ from ..distributed.steps import autocast
 from ..evaluation import online
 from ..evaluation.labels import Dense, dense
 from ..methods.method import Method
+from ..methods.outputs import Outputs
 from ..methods.schedules import Moment
 from ..methods.terms import BoundedGaussian, FixedGaussian, VonMisesFisher
 from ..models import weights
 from ..models.encoders import check_batch_norm
-from ..models.heads import Outputs
 from ..models.momentum import average_, averaged, ema_copy, ema_update_, momentum_at
 from ..models.network import Architecture, Batch, Network, compiled_
 from ..models.timm_encoders import check_size

@@ -12,10 +12,10 @@ import torch
 
 from viewmill.benchmarks import known_information as known
 from viewmill.benchmarks import known_page
+from viewmill.methods.outputs import Outputs
 from viewmill.methods.parts import Everything, InfoNCE, Ring
 from viewmill.methods.schedules import Moment
 from viewmill.methods.table import METHODS
-from viewmill.models.heads import Outputs
 from viewmill.objectives.objective import Images, loss
 from viewmill.study.process import Ended
 from viewmill.training.run_folder import write_json

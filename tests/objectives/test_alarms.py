@@ -11,11 +11,11 @@ from test_objective import asked, small
 from torch import nn
 from torch.nn import functional as F
 
+from viewmill.methods.outputs import Outputs
 from viewmill.methods.overrides import values
 from viewmill.methods.parts import NCE, Batch, Ring
 from viewmill.methods.schedules import Moment
 from viewmill.methods.table import METHODS
-from viewmill.models.heads import Outputs
 from viewmill.objectives import memory as memories
 from viewmill.objectives.alarms import AFTER_STEPS, Watch, Watched, alarms, judged
 from viewmill.objectives.objective import Images, loss

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from viewmill.methods.method import MIN_CANDIDATES, Method, candidate_count
+from viewmill.methods.outputs import Outputs
 from viewmill.methods.parts import (
     NCE,
     Anneal,
@@ -42,7 +43,6 @@ from viewmill.methods.parts import (
 from viewmill.methods.schedules import Moment, Schedule
 from viewmill.methods.table import METHODS
 from viewmill.methods.terms import BoundedGaussian, FixedGaussian, Momentum, Superfluous, VonMisesFisher
-from viewmill.models.heads import Outputs
 from viewmill.objectives import memory as memories
 from viewmill.objectives.bounds import info_nce
 from viewmill.objectives.losses import derived

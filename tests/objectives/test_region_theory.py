@@ -16,10 +16,10 @@ import torch
 from scipy import special, stats
 from torch.nn import functional as F
 
+from viewmill.methods.outputs import Outputs
 from viewmill.methods.parts import Everything, Ring
 from viewmill.methods.schedules import Moment
 from viewmill.methods.table import METHODS
-from viewmill.models.heads import Outputs
 from viewmill.objectives import diagnostics
 from viewmill.objectives import memory as memories
 from viewmill.objectives.bounds import LOG_PARTITION_PER_ROW, info_nce
