@@ -34,7 +34,8 @@ from .terms import (
     VonMisesFisher,
 )
 
-HEADS = {  # which distributions an estimator of superfluous information knows
+Views = Literal["shared", "colour", "jigsaw"]  # by which encoder each passes
+ESTIMATED = {  # which distributions an estimator of superfluous information knows
     "conditional-kl": (FixedGaussian, BoundedGaussian, VonMisesFisher),
     "variational": (FixedGaussian, BoundedGaussian),
     "ceb": (VonMisesFisher,),
@@ -67,7 +68,7 @@ class Method:
     memory: Batch | Bank | Queue = Batch()
     bound: Bound = InfoNCE()
     terms: tuple[Term, ...] = ()
-    network: Literal["shared", "colour", "jigsaw"] = "shared"
+    network: Views = "shared"
     head: Head | None = None
     target: Momentum | None = None
     warm_start: float = 0.0
@@ -106,8 +107,8 @@ class Method:
         yield 0 <= self.warm_start < math.inf, f"warm_start must be 0 or more epochs, got {self.warm_start}"
         for term in self.terms:
             if isinstance(term, Superfluous):
-                heads = " or ".join(head.__name__ for head in HEADS[term.estimator])
-                fits = isinstance(self.head, HEADS[term.estimator])
+                heads = " or ".join(head.__name__ for head in ESTIMATED[term.estimator])
+                fits = isinstance(self.head, ESTIMATED[term.estimator])
                 yield fits, f"the {term.estimator} estimator needs random features: give the method a {heads} head"
                 cold = term.estimator == "ceb" and self.bound.temperature < 1e-6
                 yield not cold, "the ceb estimator needs a temperature of 1e-6 or more"

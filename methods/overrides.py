@@ -25,7 +25,7 @@ from .parts import (
     SameCluster,
 )
 from .table import METHODS
-from .terms import BoundedGaussian, FixedGaussian, Momentum, VonMisesFisher
+from .terms import HEADS, FixedGaussian, Momentum
 
 FIXED = ("recipe", "learning_rate", "source", "network")  # two have flags of their own, two are what the method is
 CONTRASTED = ("region", "positives", "memory", "bound", "warm_start")  # what only a contrast has
@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {  # parts that may be put in another's place
     "region": {"everything": Everything(), "ring": Ring(), "nearest": Nearest(), "same-cluster": SameCluster()},
     "positives": {"own": Own(), "neighbours": Neighbours(), "clusters": Clusters()},
     "bound": {"info-nce": InfoNCE(), "nce": NCE(), "decoupled": Decoupled(), "hard-negatives": HardNegatives()},
-    "head": {"none": None, "fixed": FixedGaussian(), "bounded": BoundedGaussian(), "von-mises-fisher": VonMisesFisher()},
+    "head": {"none": None, **{name: head() for name, head in HEADS.items()}},
 }
 MOST = 1e9  # of any number of a method, far more than any of them has
 IN_A_BANK = ("same-cluster", "clusters", "nce")

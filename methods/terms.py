@@ -145,6 +145,8 @@ class VonMisesFisher:
 
 
 Head = FixedGaussian | BoundedGaussian | VonMisesFisher
+HEADS: dict[str, type[Head]] = {"fixed": FixedGaussian, "bounded": BoundedGaussian, "von-mises-fisher": VonMisesFisher}
+"""By their names, in `--set` and in config.json."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Encoders: torchvision's residual networks, with a stem for small images and a width, and by name the models of timm."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from ..methods.architecture import BatchNorm
 from . import timm_encoders
 from .timm_encoders import Foreign
-
-BatchNorm = Literal["local", "synchronised", "shuffled"]
 
 
 class Design(NamedTuple):

@@ -4,53 +4,22 @@ Shape suffixes: V = views, B = images, C = channels, F = features, D = embedding
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..methods.architecture import Architecture
 from ..methods.outputs import Outputs
 from .decoder import Decoder
-from .encoders import BatchNorm, ResNet, build, count_once_
+from .encoders import ResNet, build, count_once_
 from .heads import projector
-from .stochastic import BoundedGaussian, FixedGaussian, VonMisesFisher
+from .stochastic import sampler
 from .timm_encoders import Foreign, synchronised_
 
 PATCHES = 9  # of PIRL's jigsaw
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a network is made of.
-
-    Args:
-        views: "shared" is one encoder for all views; "colour" one for the L and one for the ab half of a view; "jigsaw" one
-            for the image and, through a second head, for nine patches of it.
-        hidden: of projector and predictor; 0 for a linear projector.
-        head: distribution of the features, or of the embedding where `on_embedding`, and its settings; None for none.
-        predictor, decode_other, decode_own: whether these parts stand.
-        batch_norm: whose images it averages over: each process's, or with "synchronised" those of all; with "shuffled" the
-            network is that of "local", and who calls the momentum encoder exchanges its images (arXiv 1911.05722).
-        recompute: whether the encoder computes activations again in the backward pass, for less memory.
-    """
-
-    encoder: str
-    width: int
-    size: int
-    hidden: int
-    out: int
-    views: Literal["shared", "colour", "jigsaw"] = "shared"
-    head: tuple[str, tuple[float, ...]] | None = None
-    on_embedding: bool = False
-    predictor: bool = False
-    decode_other: bool = False
-    decode_own: bool = False
-    seed: int = 0
-    batch_norm: BatchNorm = "local"
-    recompute: bool = False
 
 
 class Batch(NamedTuple):
@@ -102,7 +71,7 @@ class Network(nn.Module):
         if made_of.views == "jigsaw":
             self.patch = nn.Linear(features, out)
             self.jigsaw = nn.Linear(PATCHES * out, out)
-        self.head = _head(made_of, out if made_of.on_embedding else features)
+        self.head = made_of.head and sampler(made_of.head, out if made_of.on_embedding else features)
         self.predictor = projector(out, hidden=hidden or out, out=out) if made_of.predictor else None
         self.other = Decoder(features, made_of.size) if made_of.decode_other else None
         self.own = Decoder(features, made_of.size) if made_of.decode_own else None
@@ -202,14 +171,3 @@ def unit(projected_VBD: Tensor) -> Tensor:
 def _each(module: nn.Module, x_VBF: Tensor) -> Tensor:
     """A module over the views as one batch: batch norm sees all of them."""
     return module(x_VBF.flatten(0, 1)).unflatten(0, x_VBF.shape[:2])
-
-
-def _head(made_of: Architecture, dimension: int) -> nn.Module | None:
-    if made_of.head is None:
-        return None
-    name, settings = made_of.head
-    if name == "fixed":
-        return FixedGaussian(*settings)
-    if name == "bounded":
-        return BoundedGaussian(dimension, *settings)
-    return VonMisesFisher(dimension, *settings)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..methods.terms import BoundedGaussian, FixedGaussian, Head, VonMisesFisher
 from . import noise
 
 
@@ -26,18 +27,26 @@ class Drawn(NamedTuple):
     """Standard deviation of each dimension; None where one known concentration is all there is."""
 
 
-class FixedGaussian(nn.Module):
+def sampler(head: Head, dimension: int) -> nn.Module:
+    """The module that draws around vectors of `dimension` numbers as `head` says; raises ValueError where it cannot."""
+    match head:
+        case FixedGaussian():
+            return FixedGaussianSampler(head)
+        case BoundedGaussian():
+            return BoundedGaussianSampler(head, dimension)
+        case VonMisesFisher():
+            return VonMisesFisherSampler(head, dimension)
+
+
+class FixedGaussianSampler(nn.Module):
     """z = h + sigma eps: InfoCL's choice (arXiv 2203.07004), sigma .1 on pooled features.
 
-    A sigma that does not learn cannot be inflated to lower a KL (its appendix D). Raises ValueError unless sigma is
-    positive and finite.
+    A sigma that does not learn cannot be inflated to lower a KL (its appendix D).
     """
 
-    def __init__(self, sigma: float) -> None:
+    def __init__(self, head: FixedGaussian) -> None:
         super().__init__()
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"sigma must be positive and finite, got {sigma}")
-        self.sigma = sigma
+        self.sigma = head.sigma
 
     def forward(self, feature_BF: Tensor, row_B: Tensor, *, seed: int, step: int, stream: int) -> Drawn:
         """Sample around the features [B, F]; `row_B` int64 are their images, on the same device (see `noise`)."""
@@ -48,18 +57,16 @@ class FixedGaussian(nn.Module):
         return Drawn(mean_BF + self.sigma * _normal(mean_BF, row_B, seed, step, stream), mean_BF, scale_BF)
 
 
-class BoundedGaussian(nn.Module):
+class BoundedGaussianSampler(nn.Module):
     """z = h + sigma(h) eps with low <= sigma <= high: sigma = low (high / low)^sigmoid(W h + b), dimension by dimension.
 
     Bounded, since a free sigma grows until samples are useless (arXiv 2203.07004, appendix D, of MIB's softplus). Starts
-    at the geometric middle everywhere, as W and b are 0. Raises ValueError unless 0 < low < high < inf.
+    at the geometric middle everywhere, as W and b are 0.
     """
 
-    def __init__(self, features: int, low: float, high: float) -> None:
+    def __init__(self, head: BoundedGaussian, features: int) -> None:
         super().__init__()
-        if not 0 < low < high < math.inf:
-            raise ValueError(f"sigma needs bounds 0 < low < high < inf, got low {low} and high {high}")
-        self.low, self.span = low, math.log(high) - math.log(low)
+        self.low, self.span = head.low, math.log(head.high) - math.log(head.low)
         self.place = nn.Linear(features, features)
         nn.init.zeros_(self.place.weight)
         nn.init.zeros_(self.place.bias)
@@ -74,25 +81,23 @@ class BoundedGaussian(nn.Module):
         return Drawn(mean_BF + scale_BF * _normal(mean_BF, row_B, seed, step, stream), mean_BF, scale_BF)
 
 
-class VonMisesFisher(nn.Module):
+class VonMisesFisherSampler(nn.Module):
     """z on the unit sphere, density proportional to exp(kappa mu.z), mu the direction of the features; kappa is fixed.
 
     Compressed SimCLR's distribution (arXiv 2109.12909). No rejection, which on a GPU would have to wait: the angle to mu
-    comes from a table of its quantiles, the direction around mu is uniform. Raises ValueError unless kappa is in
-    (0, 1e12] and the dimension at least 2 (a circle; dimension 1 is two points). A feature vector shorter than 1e-6, or
-    longer than 1e19 in float32, has no direction: its mean is shorter than 1, and so is its sample.
+    comes from a table of its quantiles, the direction around mu is uniform. Raises ValueError unless the dimension is at
+    least 2 (a circle; dimension 1 is two points). A feature vector shorter than 1e-6, or longer than 1e19 in float32, has
+    no direction: its mean is shorter than 1, and so is its sample.
     """
 
     angle_K: Tensor
 
-    def __init__(self, dimension: int, kappa: float) -> None:
+    def __init__(self, head: VonMisesFisher, dimension: int) -> None:
         super().__init__()
         if dimension < 2:
             raise ValueError(f"a von Mises-Fisher head needs at least 2 dimensions, got {dimension}")
-        if not 0 < kappa <= 1e12:  # past it the angle, under 1e-6, drowns in the rounding of float32
-            raise ValueError(f"kappa must be in (0, 1e12], got {kappa}")
-        self.dimension, self.kappa = dimension, kappa
-        table_K = torch.from_numpy(angle_table(dimension, kappa)).float()
+        self.dimension = dimension
+        table_K = torch.from_numpy(angle_table(dimension, head.kappa)).float()
         self.register_buffer("angle_K", table_K, persistent=False)  # follows from the two settings
 
     def forward(self, feature_BF: Tensor, row_B: Tensor, *, seed: int, step: int, stream: int) -> Drawn:

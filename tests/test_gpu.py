@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from viewmill.distributed import collectives
+from viewmill.methods.architecture import architecture
 from viewmill.methods.parts import Nearest, Ring
 from viewmill.methods.schedules import Moment
 from viewmill.methods.table import METHODS
@@ -18,7 +19,6 @@ from viewmill.objectives import memory as memories
 from viewmill.pipeline.loader import BetonLoader
 from viewmill.pipeline.views.recipe import RECIPES, Blur, Jitter, Recipe, View
 from viewmill.training.optimisers import set_learning_rate_, sgd
-from viewmill.training.state import architecture
 from viewmill.training.update import DelayedRead, Part, backward, start, update_
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -1,6 +1,5 @@
 """A run before its first step: its loader and its state, built from the command's settings or continued where it stands."""
 
-import dataclasses
 import json
 from contextlib import ExitStack, closing
 
@@ -9,6 +8,7 @@ from accelerate import Accelerator
 from ..checkpoint.writer import check_room
 from ..console import say
 from ..distributed import rendezvous
+from ..methods.architecture import architecture
 from ..methods.method import Method
 from ..methods.overrides import values
 from ..models.weights import fingerprint
@@ -23,7 +23,7 @@ from .options import FREE, for_images
 from .pretraining import Pretraining
 from .resume import begun, parts_of, restore_
 from .run_config import FORMAT, recorded, settle_config
-from .state import Settings, architecture, build
+from .state import Settings, build
 
 
 def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerator, stack: ExitStack) -> Pretraining:
@@ -93,10 +93,9 @@ def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -
     data = {"rows": len(beton), "data_fingerprint": beton.fingerprint}
     recipe = config.views.recipe and data_of(loader.recipe)
     views = {"recipe": recipe, "engine": loader.engine_name, "placement": loader.placement}
-    network = dataclasses.asdict(architecture(own, method))
     made_of = {
         "objective": dict(values(method)),
-        "architecture": {name: value for name, value in network.items() if name != "recompute"},
+        "architecture": architecture(own, method).record(),
         "colours": colours_of(loader.recipe.views[0]),
     }
     described = {"format": FORMAT, **own, **views, "steps": steps, **data, **made_of}

@@ -1,6 +1,5 @@
 """What learns: network, momentum encoder, optimiser and memory, built from a configuration; its forward pass, its update."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +12,14 @@ from ..distributed import collectives
 from ..distributed.steps import autocast
 from ..evaluation import online
 from ..evaluation.labels import Dense, dense
+from ..methods.architecture import Architecture
 from ..methods.method import Method
 from ..methods.outputs import Outputs
 from ..methods.schedules import Moment
-from ..methods.terms import BoundedGaussian, FixedGaussian, VonMisesFisher
 from ..models import weights
 from ..models.encoders import check_batch_norm
 from ..models.momentum import average_, averaged, ema_copy, ema_update_, momentum_at
-from ..models.network import Architecture, Batch, Network, compiled_
+from ..models.network import Batch, Network, compiled_
 from ..models.timm_encoders import check_size
 from ..objectives import memory as memories
 from ..objectives.memory import Memory
@@ -31,8 +30,6 @@ from .optimisers import OPTIMISERS
 from .update import Verdict
 
 Settings = dict[str, Any]  # a run's config.json
-
-HEADS = {FixedGaussian: "fixed", BoundedGaussian: "bounded", VonMisesFisher: "von-mises-fisher"}
 
 
 class TrainState(NamedTuple):
@@ -58,26 +55,6 @@ class TrainState(NamedTuple):
     def network(self) -> Network:
         """The network itself, without what accelerate has put around it."""
         return getattr(self.model, "module", self.model)  # pyright: ignore[reportReturnType]
-
-
-def architecture(settings: Settings, method: Method, *, recompute: bool = False) -> Architecture:
-    """The network that a method asks for, in the sizes of a configuration."""
-    return Architecture(
-        encoder=settings["encoder"],
-        width=settings["width"],
-        size=settings["size"],
-        hidden=settings["hidden"],
-        out=settings["embedding"],
-        views=method.network,
-        head=None if method.head is None else (HEADS[type(method.head)], dataclasses.astuple(method.head)),
-        on_embedding=method.samples_embedding,
-        predictor=method.predicts,
-        decode_other=method.decodes_other,
-        decode_own=method.decodes_own,
-        seed=settings["seed"],
-        batch_norm=settings["batch_norm"],
-        recompute=recompute,
-    )
 
 
 class Built(NamedTuple):
@@ -145,10 +122,7 @@ def build(
 def network(settings: Settings, *, recompute: bool = False) -> Network:
     """The network that a configuration describes, with the weights of its seed."""
     torch.manual_seed(settings["seed"])
-    made_of = dict(settings["architecture"])
-    if made_of["head"] is not None:  # JSON knows no tuples
-        made_of["head"] = (made_of["head"][0], tuple(made_of["head"][1]))
-    return Network(Architecture(**made_of, recompute=recompute))
+    return Network(Architecture.of_record(settings["architecture"], recompute=recompute))
 
 
 def _watcher(settings: Settings, made: Network, labels: Dense, device: torch.device) -> dict[str, torch.Tensor]:

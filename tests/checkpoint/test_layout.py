@@ -27,7 +27,8 @@ from viewmill.checkpoint import layout, tensorfile, writer
 from viewmill.checkpoint.layout import InvalidCheckpoint, load_optimiser_, newest, optimiser_tensors, read, verify
 from viewmill.checkpoint.tensorfile import DTYPES, read_tensors, write_tensors
 from viewmill.checkpoint.writer import Writer, check_room, needed_bytes
-from viewmill.models.network import Architecture, Batch, Network
+from viewmill.methods.architecture import Architecture
+from viewmill.models.network import Batch, Network
 from viewmill.training.optimisers import adamw, set_learning_rate_, sgd
 
 PARTS = {

@@ -28,9 +28,10 @@ from viewmill.errors import Refused
 from viewmill.export import compare, place, to_onnx
 from viewmill.export.formats import TARGETS
 from viewmill.export.trained import load
+from viewmill.methods.architecture import Architecture
 from viewmill.models import layouts
 from viewmill.models.encoders import DESIGNS, ResNet
-from viewmill.models.network import Architecture, Network
+from viewmill.models.network import Network
 from viewmill.models.weights import fingerprint, initialise_
 from viewmill.settings import Export
 from viewmill.training.run_folder import write_json

@@ -22,9 +22,10 @@ from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import BasicBlock
 
+from viewmill.methods.architecture import Architecture
 from viewmill.models.encoders import DESIGNS, Design, build, check_batch_norm
 from viewmill.models.momentum import ema_copy, ema_update_
-from viewmill.models.network import Architecture, Batch, Network, compiled_
+from viewmill.models.network import Batch, Network, compiled_
 from viewmill.models.timm_encoders import check_size
 
 TIMM = ("timm:test_vit", "timm:test_convnext", "timm:test_efficientnet")

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from viewmill.methods.architecture import Architecture
 from viewmill.models.encoders import build
-from viewmill.models.network import Architecture, Batch, Network
+from viewmill.models.network import Batch, Network
 from viewmill.training.learning_rate import rate_at
 from viewmill.training.optimisers import set_learning_rate_, sgd
 

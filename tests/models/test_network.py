@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from viewmill.methods.architecture import Architecture, architecture
 from viewmill.methods.table import METHODS
+from viewmill.methods.terms import BoundedGaussian, FixedGaussian, VonMisesFisher
 from viewmill.models.momentum import ema_copy, ema_update_, momentum_at
-from viewmill.models.network import Architecture, Batch, Colour, Network
+from viewmill.models.network import Batch, Colour, Network
 from viewmill.pipeline.views.recipe import RECIPES
-from viewmill.training.state import architecture
 
 SIZE, COUNT, OUT = 16, 5, 6
 PLAIN = Architecture("resnet18", width=2, size=SIZE, hidden=8, out=OUT)
@@ -101,7 +102,7 @@ def test_pirls_second_view_is_its_nine_patches_in_their_slots():
     torch.testing.assert_close(outputs.projected_VBD[0], network.projector[0](network.encoder(seen.views[0])))
 
 
-@pytest.mark.parametrize("head", [("fixed", (0.5,)), ("bounded", (0.1, 1.0)), ("von-mises-fisher", (20.0,))])
+@pytest.mark.parametrize("head", [FixedGaussian(0.5), BoundedGaussian(0.1, 1.0), VonMisesFisher(20.0)])
 def test_noise_belongs_to_image_view_and_step_and_evaluation_has_none(head):
     network = built(replace(PLAIN, head=head, seed=3))
     network.encoder.eval()  # batch norm would let images see each other
@@ -126,7 +127,7 @@ def test_noise_belongs_to_image_view_and_step_and_evaluation_has_none(head):
 
 
 def test_a_direction_is_drawn_around_the_embedding_itself():
-    network = built(replace(PLAIN, head=("von-mises-fisher", (1e5,)), on_embedding=True))
+    network = built(replace(PLAIN, head=VonMisesFisher(1e5), on_embedding=True))
     outputs = network(batch("simclr"))
     cosine = (outputs.sample_VBD * outputs.embedding_VBD).sum(dim=2)
     assert (cosine > 0.99).all()

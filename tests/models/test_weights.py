@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from viewmill.checkpoint import layout
-from viewmill.models.network import Architecture, Batch, Network
+from viewmill.methods.architecture import Architecture
+from viewmill.models.network import Batch, Network
 from viewmill.models.weights import CONVERT, fingerprint, initialise_
 
 PLAIN = Architecture("resnet18", width=64, size=65, hidden=8, out=4)  # from 65 px on the stem is torchvision's

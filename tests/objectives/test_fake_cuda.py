@@ -12,6 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from watching import Watch
 
+from viewmill.methods.architecture import architecture
 from viewmill.methods.parts import Bank, Nearest, Queue, Ring
 from viewmill.methods.schedules import Moment
 from viewmill.methods.table import METHODS
@@ -21,7 +22,6 @@ from viewmill.objectives import memory as memories
 from viewmill.objectives.objective import Images, loss
 from viewmill.pipeline.views import photometrics_device, plan
 from viewmill.pipeline.views.recipe import RECIPES
-from viewmill.training.state import architecture
 
 ROWS = 200
 

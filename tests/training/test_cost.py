@@ -6,7 +6,8 @@ import hashlib
 import pytest
 import torch
 
-from viewmill.models.network import Architecture, Network
+from viewmill.methods.architecture import Architecture
+from viewmill.models.network import Network
 from viewmill.training.cost import seconds_per_image
 
 

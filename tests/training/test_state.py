@@ -11,8 +11,9 @@ from faults import TINY, records, run, state
 from safetensors.torch import load_file, save_file
 from torch import distributed
 
+from viewmill.methods.architecture import Architecture
 from viewmill.models.momentum import ema_copy
-from viewmill.models.network import Architecture, Batch, Network
+from viewmill.models.network import Batch, Network
 from viewmill.pipeline import factors
 from viewmill.pipeline.conversion.convert import convert
 from viewmill.training.state import _shuffled

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from viewmill.distributed.collectives import most
+from viewmill.methods.architecture import Architecture
 from viewmill.models.momentum import average_, averaged
-from viewmill.models.network import Architecture, Network
+from viewmill.models.network import Network
 from viewmill.training import update
 from viewmill.training.learning_rate import SHAPES, rate_at
 from viewmill.training.optimisers import OPTIMISERS, TRUST, set_learning_rate_
