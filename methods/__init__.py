@@ -1,1 +1,1 @@
-"""What a method is, as values: the table, the parts it is made of, and their settings. Knows no tensor."""
+"""What a method is, as values: the table, the parts it is made of, and their settings. Needs no torch."""

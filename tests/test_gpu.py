@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from viewmill.distributed import collectives
 from viewmill.methods.architecture import architecture
 from viewmill.methods.parts import Nearest, Ring
 from viewmill.methods.schedules import Moment
@@ -75,9 +74,7 @@ def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
             loss, scalars, pending = objective.loss(method, outputs, memory, images, moment, observe=number == 0)
             backward(loss, scaler, Part(1, True))
             to_agree = (torch.zeros((), device=device), batch.valid_B.any())
-            verdict = update_(
-                optimiser, scaler, clip=1.0, scaled=dtype == torch.float16, rank=0, to_agree=to_agree, most=collectives.most
-            )
+            verdict = update_(optimiser, scaler, clip=1.0, scaled=dtype == torch.float16, to_agree=to_agree)
             told = late.bring(verdict.numbers())
             if target is not None:
                 ema_update_(target, model, momentum=0.99, finite=verdict.finite)

@@ -5,7 +5,6 @@ from contextlib import ExitStack, closing
 
 from accelerate import Accelerator
 
-from ..checkpoint.writer import check_room
 from ..console import say
 from ..distributed import rendezvous
 from ..methods.architecture import architecture
@@ -21,7 +20,7 @@ from .announce import plan
 from .loaders import colours_of, open_loader
 from .options import FREE, for_images
 from .pretraining import Pretraining
-from .resume import begun, parts_of, restore_
+from .resume import begun, take_up_
 from .run_config import FORMAT, recorded, settle_config
 from .state import Settings, build
 
@@ -50,7 +49,7 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
     )
     if accelerator.is_main_process:  # what was refused until here leaves no configuration behind
         settle_config(config.out, settings)
-    step, passed_over = restore_(config.out, state)
+    step, tight = take_up_(config.out, state, steps=settings["steps"], keep=checkpoints.keep)
     run = Pretraining(
         optimisation=optimisation,
         logging=config.logging,
@@ -75,12 +74,9 @@ def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerato
         takes_init=True,
     )
     if accelerator.is_main_process:
-        for fault in passed_over:
-            say(f"passed over: {fault}")
         if step:
             say(f"continuing {config.out} at step {step} of {settings['steps']}")
         if step < settings["steps"]:
-            tight = check_room(config.out / "checkpoints", parts_of(state), keep=checkpoints.keep)
             plan(config, run, given)
             say(tight) if tight else None
     return run

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..checkpoint import layout
 from ..checkpoint.layout import Checkpoint, InvalidCheckpoint
-from ..checkpoint.writer import Writer
+from ..checkpoint.writer import Writer, check_room
+from ..console import say
 from ..distributed import collectives, rendezvous
 from ..errors import Failed, Unsound
 from ..evaluation import online
@@ -132,6 +133,26 @@ def restore_(run: Path, state: TrainState) -> Restored:
     _check(Path(path), held, state)
     _fill_(state, held)
     return Restored(held.facts["step"], passed_over)
+
+
+class TakenUp(NamedTuple):
+    """Where a start begins, and a warning where the disk has room for few checkpoints ("" where it has)."""
+
+    step: int
+    tight: str
+
+
+def take_up_(run: Path, state: TrainState, *, steps: int, keep: int) -> TakenUp:
+    """`restore_`; the main process says what it passed over, and looks for room where steps of `steps` are left.
+
+    Raises InvalidCheckpoint as `restore_` does, and ValueError where there is no room for one checkpoint.
+    """
+    step, passed_over = restore_(run, state)
+    if collectives.rank() > 0:
+        return TakenUp(step, "")
+    for fault in passed_over:
+        say(f"passed over: {fault}")
+    return TakenUp(step, (step < steps and check_room(run / "checkpoints", parts_of(state), keep=keep)) or "")
 
 
 def _check(path: Path, held: Checkpoint, state: TrainState) -> None:

@@ -185,9 +185,7 @@ def advance_(state: TrainState, method: Method, moment: Moment, *, to_agree: Seq
         state.scaler,
         clip=settings["clip"],
         scaled=settings["precision"] == "fp16",
-        rank=collectives.rank(),
         to_agree=to_agree,
-        most=collectives.most,
     )
     if state.target is not None and method.target is not None:
         momentum = momentum_at(moment.step, steps=moment.steps, value=method.target.value, rising=method.target.rising)

@@ -5,11 +5,13 @@ what they were. All of it is decided on the device; the host reads the verdict a
 bf16 and float32 have no scaler that would do this: one such loss makes all weights not finite for good.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from ..distributed import collectives
 
 ScalerState = dict[str, Tensor]
 
@@ -96,25 +98,22 @@ def update_(
     *,
     clip: float,
     scaled: bool,
-    rank: int,
     to_agree: Sequence[Tensor],
-    most: Callable[[Tensor], Tensor],
 ) -> Verdict:
     """Update the weights from their gradients and forget those; masked where anything was not finite.
 
     Args:
         clip: the largest norm of all gradients as one vector; 0 for no limit.
         scaled: whether the scale is fp16's, which halves after a masked update and doubles after GROWS_AFTER good ones.
-        tell: two 0-dimensional tensors of which every rank learns the largest.
-        most: the largest of a tensor over ranks, elementwise.
+        to_agree: two 0-dimensional tensors of which every rank learns the largest.
     """
     gradients = _aligned_([p for group in optimiser.param_groups for p in group["params"] if p.grad is not None])
     scale = scaler["scale"].clone()
     norm = nn.utils.get_total_norm(gradients) / scale
     loss = scaler["loss"].clone()
     unsound = ~torch.isfinite(loss) | ~torch.isfinite(norm)
-    whose = ~torch.isfinite(loss) * (rank + 1.0)
-    masked, *agreed = most(torch.stack([unsound.float(), whose, *(part.float() for part in to_agree)]))
+    whose = ~torch.isfinite(loss) * (collectives.rank() + 1.0)
+    masked, *agreed = collectives.most(torch.stack([unsound.float(), whose, *(part.float() for part in to_agree)]))
     # fused kernels divide by the one and do nothing where the other is set: no pass over the gradients of its own
     optimiser.grad_scale = scale * (norm / clip).clamp(min=1) if clip else scale  # pyright: ignore[reportAttributeAccessIssue]
     optimiser.found_inf = masked  # pyright: ignore[reportAttributeAccessIssue]

@@ -13,16 +13,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..checkpoint.writer import check_room
 from ..console import say
-from ..distributed import collectives, rendezvous
+from ..distributed import rendezvous
 from ..distributed.steps import autocast, seed_step
 from ..settings.parts import flat
 from ..training import update
 from ..training.launch import REASONS, Start
 from ..training.loop import Run, StepOutput, loop
 from ..training.optimisers import OPTIMISERS
-from ..training.resume import parts_of, restore_
+from ..training.resume import take_up_
 from ..training.run_config import settle_config
 from ..training.state import Settings, TrainState
 from ..training.update import Part, Statistics
@@ -152,12 +151,9 @@ def prepared(
         settings=settings,
         label_N=None,
     )
-    step, passed_over = restore_(config.out, state)
-    if accelerator.is_main_process:
-        for fault in passed_over:
-            say(f"passed over: {fault}")
-        if step < course.steps and (tight := check_room(config.out / "checkpoints", parts_of(state), keep=habits.keep)):
-            say(tight)
+    step, tight = take_up_(config.out, state, steps=course.steps, keep=habits.keep)
+    if tight:
+        say(tight)
     return FineTuning(
         task=task,
         course=course,
@@ -179,7 +175,7 @@ def prepared(
 
 def take_step(run: "FineTuning", batch: Any, *, step: int, asked: int) -> StepOutput:
     """One update from one batch; what it tells stays on the device. Random numbers are a function of seed, step and rank."""
-    state, habits, rank = run.state, run.habits, run.accelerator.process_index
+    state, habits = run.state, run.habits
     seed_step(habits.seed, step)
     state.statistics.keep()
     with autocast(run.accelerator):
@@ -191,8 +187,6 @@ def take_step(run: "FineTuning", batch: Any, *, step: int, asked: int) -> StepOu
         state.scaler,
         clip=habits.clip,
         scaled=habits.precision == "fp16",
-        rank=rank,
         to_agree=(torch.full_like(loss.detach(), asked), torch.ones_like(loss.detach())),
-        most=collectives.most,
     )
     return StepOutput({"loss": loss.detach(), **scalars}, verdict)

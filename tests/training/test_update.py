@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from viewmill.distributed.collectives import most
+from viewmill.distributed import collectives
 from viewmill.methods.architecture import Architecture
 from viewmill.models.momentum import average_, averaged
 from viewmill.models.network import Network
@@ -22,6 +22,13 @@ WHOLE = Part(1, last=True)
 NOTHING = (torch.zeros(()), torch.ones((), dtype=torch.bool))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _the_third_process():
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(collectives, "rank", lambda: 2)
+        yield
+
+
 def small(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -31,7 +38,7 @@ def step(model, optimiser, scaler, *, factor=1.0, clip=0.0, scaled=False, part=W
     """A forward pass, a backward pass and an update on the same images each time; `factor` multiplies the loss."""
     image = torch.linspace(-1, 1, 20).reshape(5, 4)
     backward(model(image).square().mean() * factor, scaler, part)
-    return update_(optimiser, scaler, clip=clip, scaled=scaled, rank=2, to_agree=NOTHING, most=most)
+    return update_(optimiser, scaler, clip=clip, scaled=scaled, to_agree=NOTHING)
 
 
 def state(model, optimiser):
@@ -77,7 +84,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_masked_too(name):
     before = state(model, optimiser)
     weight = model[0].weight
     backward((weight - weight.detach()).abs().sqrt().sum(), scaler, WHOLE)  # the slope of a root at 0
-    verdict = update_(optimiser, scaler, clip=1.0, scaled=False, rank=0, to_agree=NOTHING, most=most)
+    verdict = update_(optimiser, scaler, clip=1.0, scaled=False, to_agree=NOTHING)
     assert torch.isfinite(verdict.loss)
     assert not torch.isfinite(verdict.norm)
     assert same(state(model, optimiser), before)
@@ -129,10 +136,10 @@ def test_lars_of_zero_weights_or_zero_gradients_takes_plain_steps():
     optimiser, scaler = OPTIMISERS["lars"](model, momentum=0.0, weight_decay=0.0), update.start(scaled=False, device=CPU)
     set_learning_rate_(optimiser, 1.0)
     backward(model.weight.sum(), scaler, WHOLE)
-    update_(optimiser, scaler, clip=0.0, scaled=False, rank=0, to_agree=NOTHING, most=most)
+    update_(optimiser, scaler, clip=0.0, scaled=False, to_agree=NOTHING)
     assert torch.equal(model.weight.detach(), -torch.ones(2, 3))
     backward(0 * model.weight.sum(), scaler, WHOLE)
-    update_(optimiser, scaler, clip=0.0, scaled=False, rank=0, to_agree=NOTHING, most=most)
+    update_(optimiser, scaler, clip=0.0, scaled=False, to_agree=NOTHING)
     assert torch.equal(model.weight.detach(), -torch.ones(2, 3))
 
 
@@ -203,7 +210,7 @@ def test_an_update_of_several_steps_is_that_of_their_mean_loss():
         backward(model(images[index]).square().mean(), scalers[0], Part(3, last=index == 2))
     backward(whole(images).square().mean(), scalers[1], WHOLE)
     for optimiser, scaler in zip(optimisers, scalers, strict=True):
-        update_(optimiser, scaler, clip=0.0, scaled=False, rank=0, to_agree=NOTHING, most=most)
+        update_(optimiser, scaler, clip=0.0, scaled=False, to_agree=NOTHING)
     torch.testing.assert_close(dict(model.named_parameters()), dict(whole.named_parameters()), rtol=1e-6, atol=1e-7)
 
 
@@ -225,7 +232,7 @@ def test_what_the_processes_tell_one_another_comes_with_the_verdict():
     optimiser, scaler = OPTIMISERS["sgd"](model, momentum=0.9, weight_decay=0.1), update.start(scaled=False, device=CPU)
     backward(model(torch.ones(1, 4)).sum(), scaler, WHOLE)
     to_agree = (torch.tensor(75.0), torch.tensor(True))
-    verdict = update_(optimiser, scaler, clip=0.0, scaled=False, rank=0, to_agree=to_agree, most=most)
+    verdict = update_(optimiser, scaler, clip=0.0, scaled=False, to_agree=to_agree)
     assert verdict.numbers().tolist()[:4] == [0, 0, 75, 1]
 
 
