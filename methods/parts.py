@@ -48,7 +48,7 @@ class Anneal:
     Kinds and units are those of `schedules.Schedule`; the adaptive ones follow the loss (`schedules.adapt_`).
     """
 
-    kind: Literal["linear", "step", "exponential", "adaptive", "adaptive-release"] = "linear"
+    kind: Literal["linear", "step", "exponential", "exponential-release", "adaptive", "adaptive-release"] = "linear"
     start: float = 1.0
     over: float = 100.0
     unit: Literal["epochs", "steps"] = "epochs"

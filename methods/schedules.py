@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 LEVELS = 10  # of the step schedule
-KINDS = ("constant", "linear", "step", "exponential", "adaptive", "adaptive-release")
+KINDS = ("constant", "linear", "step", "exponential", "exponential-release", "adaptive", "adaptive-release")
 ADAPTIVE = KINDS[-2:]  # those that follow the loss
 
 
@@ -31,11 +31,14 @@ class Moment(NamedTuple):
 class Schedule:
     """From `start` to `stop` in `over` units, and `stop` from then on; "constant" is `stop` all along.
 
-    "exponential" is stop + (start - stop) * exp(-.1 t) with t in units, whatever `over`. "adaptive" and
+    "exponential" is stop + (start - stop) * exp(-.1 t) with t in units, whatever `over`; "exponential-release" is the same
+    until `over`, and `stop` from there on, as released: it falls the rest of the way at once. "adaptive" and
     "adaptive-release" follow the loss instead of the clock: see `adapt_`.
     """
 
-    kind: Literal["constant", "linear", "step", "exponential", "adaptive", "adaptive-release"] = "constant"
+    kind: Literal["constant", "linear", "step", "exponential", "exponential-release", "adaptive", "adaptive-release"] = (
+        "constant"
+    )
     start: float = 1.0
     stop: float = 0.1
     over: float = 100.0
@@ -56,7 +59,9 @@ class Schedule:
         if self.kind in ADAPTIVE:
             return self.start
         per_unit = moment.steps_per_epoch if self.unit == "epochs" else 1
-        if self.kind == "exponential":
+        if self.kind == "exponential-release" and moment.step >= self.over * per_unit:
+            return self.stop
+        if self.kind in ("exponential", "exponential-release"):
             return self.stop + (self.start - self.stop) * math.exp(-0.1 * moment.step / per_unit)
         last = max(1.0, self.over * per_unit - 1)  # step 0 is the first of `over` units
         done = min(1.0, moment.step / last)

@@ -90,7 +90,7 @@ def test_what_can_be_set_besides_is_listed():
         ("region.anneal.start=3", "above 0 and at most 1, got 3"),
         ("region.anneal.start=nan", "above 0 and at most 1, got nan"),
         ("region.anneal.start=0.005", "must start beyond the inner one at 0.01, got 0.005"),
-        ("region.anneal.kind=sudden", "exponential, adaptive or adaptive-release, got 'sudden'"),
+        ("region.anneal.kind=sudden", "exponential-release, adaptive or adaptive-release, got 'sudden'"),
         ("region.anneal=linear", "no setting 'region.anneal'"),
         ("target.value=0.9", "nothing asks for a momentum encoder"),
         ("bound=nce", "everything as its region"),

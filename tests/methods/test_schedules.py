@@ -40,12 +40,41 @@ def test_exponential_decay_is_that_of_the_release_in_the_unit_that_is_declared()
         assert [value(decay, step, per_epoch) for step in steps] == pytest.approx([1, 0.431, 0.190, 0.109], abs=5e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "over", "released"),
+    [
+        ("linear", 50, {0: 1.0, 1: 0.9816326530612246, 24: 0.5591836734693878, 49: 0.1, 50: 0.1, 99: 0.1}),
+        ("step", 50, {0: 1.0, 8: 0.9, 10: 0.8, 19: 0.7, 20: 0.6, 45: 0.1, 99: 0.1}),
+        ("step", 100, {0: 1.0, 9: 1.0, 10: 0.9, 19: 0.9, 20: 0.8, 89: 0.2, 90: 0.1, 99: 0.1}),
+        (
+            "exponential-release",
+            30,
+            {0: 1.0, 1: 0.9143536762323635, 10: 0.43109149705429817, 29: 0.1495208980507665, 30: 0.1},
+        ),
+    ],
+)
+def test_values_are_those_of_the_release(kind, over, released):
+    # src/utils/policy.py of mhw32/contrastive-ring-public: arithmetic of its classes, evaluated for max_anneal_step = over
+    schedule = Schedule(kind, over=over, unit="steps")
+    assert {step: value(schedule, step) for step in released} == pytest.approx(released, abs=1e-12)
+
+
+def test_the_exponential_of_the_release_ends_at_once_and_ours_never_does():
+    ours, theirs = (Schedule(kind, over=30, unit="steps") for kind in ("exponential", "exponential-release"))
+    assert all(value(ours, step) == value(theirs, step) for step in range(30))
+    assert value(ours, 30) == pytest.approx(0.1448083615)
+    assert value(ours, 31) > 0.1
+    assert value(theirs, 30) == value(theirs, 31) == 0.1
+    by_epochs = Schedule("exponential-release", over=3)
+    assert [value(by_epochs, step, 10) == 0.1 for step in (29, 30)] == [False, True]
+
+
 def test_a_constant_is_what_it_stops_at():
     assert value(Schedule("constant", stop=0.3), 0) == value(Schedule("constant", stop=0.3), 999) == 0.3
 
 
 @given(
-    kind=st.sampled_from(["constant", "linear", "step", "exponential"]),
+    kind=st.sampled_from(["constant", "linear", "step", "exponential", "exponential-release"]),
     start=st.floats(0, 1),
     stop=st.floats(0, 1),
     over=st.floats(0.1, 500),
@@ -88,7 +117,7 @@ def test_a_schedule_without_length_is_refused(over):
 
 
 def test_an_unknown_kind_or_unit_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="constant, linear, step, exponential, adaptive or adaptive-release"):
+    with pytest.raises(ValueError, match="step, exponential, exponential-release, adaptive or adaptive-release"):
         Schedule("cosine")
     with pytest.raises(ValueError, match="epochs or steps"):
         Schedule("linear", unit="days")
