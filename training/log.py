@@ -8,14 +8,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from ..files.opening import descriptor_to_change, open_to_make, settle_name
+from ..errors import Failed, Refused
+from ..files.opening import Unusable, descriptor_to_change, open_to_make, settle_name
 
 PACKAGES = ("viewmill", "torch", "torchvision", "accelerate", "ffcv", "numba", "numpy", "pillow", "safetensors")
 KEPT = 10_000  # records in memory while the disk takes none: 20 MB of a training's
@@ -134,6 +135,49 @@ class Log:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+@contextmanager
+def log_of(run: Path, *, step: int, visible: bool, warn: Callable[[str], None], **facts: Any) -> Iterator[Log | None]:
+    """The log of a start at `step` of the run in the folder `run`, its first record written; None where not `visible`.
+
+    Raises Refused where log.jsonl is no regular file, and Failed where it cannot be written.
+    """
+    if not visible:
+        yield None
+        return
+    try:
+        log = Log(run / "log.jsonl", resumed_step=step, warn=warn)
+    except Unusable as error:
+        raise Refused(str(error)) from None
+    except OSError as error:
+        raise Failed(f"{run / 'log.jsonl'} cannot be written ({error.strerror}): make room there") from error
+    with log:
+        log.started(step=step, **facts)
+        yield log
+
+
+class Records:
+    """What a run writes and says; without a log, as on other processes than the main one, it does neither."""
+
+    def __init__(self, log: Log | None, warn: Callable[[str], None]) -> None:
+        self._log, self._warn = log, warn
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Write a record."""
+        if self._log is not None:
+            self._log.write(name, **facts)
+
+    def fault(self, kind: str, text: str, *, step: int) -> None:
+        """Write and say what went wrong."""
+        self.event(kind, step=step, text=text)
+        if self._log is not None:
+            self._warn(f"step {step}: {text}")
+
+    def faults(self, texts: Sequence[str], *, step: int) -> None:
+        """Write and say what went wrong with checkpoints."""
+        for text in texts:
+            self.fault("checkpoint", text, step=step)
 
 
 def finite(value: Any) -> Any:

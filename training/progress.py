@@ -7,12 +7,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..console import duration, say, table
-from ..errors import Failed, Refused
-from ..files.opening import Unusable
 from ..objectives.alarms import Watch, Watched, tells_nothing
 from .display.clock import Clock
 from .display.dashboard import Progressed, Screen, bound_line, dashboard
-from .log import Log
+from .log import Log, Records, log_of
 
 if TYPE_CHECKING:
     from ..checkpoint.writer import Saved
@@ -21,25 +19,16 @@ if TYPE_CHECKING:
     from .pretraining import Pretraining
 
 
-class Report:
+class Report(Records):
     """Log, screen and trackers as one; on other processes than the main one it says and writes nothing."""
 
     def __init__(self, run: Pretraining, log: Log | None, screen: Screen, tracker: Any) -> None:
-        self._run, self._log, self._screen, self._tracker = run, log, screen, tracker
+        super().__init__(log, screen.warn)
+        self._run, self._screen, self._tracker = run, screen, tracker
         self._told, self._watch = set[str](), Watch(Watched.of(run.settings))
         self.last: Progressed | None = None
         self.unreadable: list[int] = []
         """Rows of images that no process could decode, once the run has ended."""
-
-    def event(self, name: str, **facts: Any) -> None:
-        """Write a record."""
-        if self._log is not None:
-            self._log.write(name, **facts)
-
-    def fault(self, kind: str, text: str, *, step: int) -> None:
-        """Write and show what went wrong."""
-        self.event(kind, step=step, text=text)
-        self._screen.warn(f"step {step}: {text}")
 
     def reading(self, values: dict[str, Any], clock: Clock, *, step: int, rate: float, saved: Saved | None) -> None:
         """Write and show the numbers of a step, and say what looks wrong in them, each kind of fault once a start."""
@@ -73,11 +62,6 @@ class Report:
         facts = {"unreadable": self.unreadable, "alarms": list(found)}
         self.event("end", step=step, code=code, seconds=round(seconds, 3), **facts)
         return doubted(list(found))
-
-    def faults(self, texts: Sequence[str], *, step: int) -> None:
-        """Write and show what went wrong with checkpoints."""
-        for text in texts:
-            self.fault("checkpoint", text, step=step)
 
     def summarise(self, clock: Clock, saved: Saved | None, code: int, *, step: int, seconds: float) -> None:
         """The closing table of a training."""
@@ -129,17 +113,11 @@ def reporting(run: Pretraining) -> Iterator[Report]:
     accelerator = run.accelerator
     title = f"{run.settings['method']} on {run.data.name}, {run.loader.engine_name} engine, {accelerator.device.type}"
     with ExitStack() as stack:
-        log = tracker = None
-        screen = stack.enter_context(dashboard(title, visible=accelerator.is_main_process))
-        if accelerator.is_main_process:
-            try:
-                log = stack.enter_context(Log(run.out / "log.jsonl", resumed_step=run.first, warn=screen.warn))
-            except Unusable as error:
-                raise Refused(str(error)) from None
-            except OSError as error:
-                raise Failed(f"{run.out / 'log.jsonl'} cannot be written ({error.strerror}): make room there") from error
-            facts = {"data": str(run.data), "processes": accelerator.num_processes, "device": str(accelerator.device)}
-            log.started(step=run.first, config=run.settings, **facts)
+        tracker, main = None, accelerator.is_main_process
+        screen = stack.enter_context(dashboard(title, visible=main))
+        facts = {"data": str(run.data), "processes": accelerator.num_processes, "device": str(accelerator.device)}
+        about = {"config": run.settings, **facts}
+        log = stack.enter_context(log_of(run.out, step=run.first, visible=main, warn=screen.warn, **about))
         if run.logging.track:
             from .display.trackers import tracked
 

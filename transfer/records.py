@@ -1,40 +1,24 @@
 """What a fine-tuning writes and says while it runs: log.jsonl, and plain lines."""
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..console import duration, say
-from ..errors import Failed
 from ..training.display.clock import Clock
-from ..training.log import Log
+from ..training.log import Log, Records, log_of
 
 LINE_EVERY_S = 10.0
 
 
-class Journal:
+class Journal(Records):
     """log.jsonl and plain lines, one in ten seconds at most; on other processes than the main one it is mute."""
 
     def __init__(self, log: Log | None) -> None:
-        self._log, self._said = log, -LINE_EVERY_S
-
-    def event(self, name: str, **facts: Any) -> None:
-        """Write a record."""
-        if self._log is not None:
-            self._log.write(name, **facts)
-
-    def fault(self, kind: str, text: str, *, step: int) -> None:
-        """Write and say what went wrong."""
-        self.event(kind, step=step, text=text)
-        if self._log is not None:
-            say(f"warning: step {step}: {text}")
-
-    def faults(self, texts: Sequence[str], *, step: int) -> None:
-        """Write and say what went wrong with checkpoints."""
-        for text in texts:
-            self.fault("checkpoint", text, step=step)
+        super().__init__(log, warned)
+        self._said = -LINE_EVERY_S
 
     def reading(self, values: dict[str, Any], clock: Clock, *, step: int, rate: float, saved: Any) -> None:
         """Write the numbers of a step, and say the most important."""
@@ -70,13 +54,10 @@ class Journal:
 @contextmanager
 def journalling(out: Path, *, first: int, visible: bool, **facts: Any) -> Generator[Journal]:
     """The journal of a start of a run at step `first`; what comes after it in OUT/log.jsonl is cut."""
-    if not visible:
-        yield Journal(None)
-        return
-    try:
-        log = Log(out / "log.jsonl", resumed_step=first, warn=say)
-    except OSError as error:
-        raise Failed(f"{out / 'log.jsonl'} cannot be written ({error.strerror}): make room there") from error
-    with log:
-        log.started(step=first, **facts)
+    with log_of(out, step=first, visible=visible, warn=say, **facts) as log:
         yield Journal(log)
+
+
+def warned(text: str) -> None:
+    """Say that something went wrong."""
+    say(f"warning: {text}")

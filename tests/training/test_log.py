@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from disks import mounted
 
+from viewmill.errors import Failed, Refused
 from viewmill.training import log as logs
-from viewmill.training.log import Log
+from viewmill.training.log import Log, Records, log_of
 
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -112,6 +113,32 @@ def test_a_log_that_cannot_be_opened_is_an_error_that_names_it(tmp_path):
         Log(tmp_path / "log.jsonl", resumed_step=0)
     with pytest.raises(OSError, match="missing"):
         Log(tmp_path / "missing" / "log.jsonl", resumed_step=0)
+
+
+def test_a_log_that_is_no_regular_file_is_refused_and_one_that_cannot_be_written_fails(tmp_path):
+    quiet = {"step": 0, "visible": True, "warn": lambda text: None}
+    os.mkfifo(tmp_path / "log.jsonl")
+    with pytest.raises(Refused, match=r"log\.jsonl"), log_of(tmp_path, **quiet):
+        pass
+    with pytest.raises(Failed, match=r"missing/log\.jsonl cannot be written .*: make room there"):
+        log_of(tmp_path / "missing", **quiet).__enter__()
+
+
+def test_what_goes_wrong_is_written_and_said_and_on_other_processes_neither(tmp_path):
+    told: list[str] = []
+    with log_of(tmp_path, step=4, visible=True, warn=told.append, config={"seed": 3}) as log:
+        Records(log, told.append).faults(["one", "two"], step=5)
+    assert told == ["step 5: one", "step 5: two"]
+    start, *rest = read(tmp_path / "log.jsonl")
+    assert (start["event"], start["step"], start["config"]) == ("start", 4, {"seed": 3})
+    assert [(record["event"], record["step"], record["text"]) for record in rest] == [
+        ("checkpoint", 5, "one"),
+        ("checkpoint", 5, "two"),
+    ]
+    with log_of(tmp_path / "other", step=4, visible=False, warn=told.append) as log:
+        Records(log, told.append).fault("masked", "three", step=6)
+    assert len(told) == 2
+    assert not (tmp_path / "other").exists()
 
 
 def fill(disk: Path) -> Path:
