@@ -14,6 +14,7 @@ from .terms import (
     BarlowTwins,
     Bootstrap,
     FixedGaussian,
+    LeJEPA,
     Momentum,
     OwnReconstruction,
     SquaredError,
@@ -101,6 +102,7 @@ METHODS: dict[str, Method] = {
     "hcl": replace(SIMCLR, bound=HardNegatives(0.5, 0.1, 1.0), learning_rate=0.3, source="arXiv 2010.04592"),
     "vicreg": replace(PAIRED, terms=(VICReg(),), learning_rate=0.01, source="arXiv 2105.04906"),
     "barlow-twins": replace(PAIRED, terms=(BarlowTwins(),), learning_rate=0.01, source="arXiv 2103.03230"),
+    "lejepa": replace(PAIRED, terms=(LeJEPA(),), learning_rate=0.1, source="arXiv 2511.08544"),
     "byol": replace(
         PAIRED,
         recipe="asymmetric",

@@ -97,11 +97,34 @@ class BarlowTwins:
 
 
 @dataclass(frozen=True)
+class LeJEPA:
+    """Views drawn together, their embeddings to an isotropic Gaussian along random `slices` (arXiv 2511.08544).
+
+    Args:
+        weight: of the distance to the Gaussian; 1 - weight is that of the views' distance.
+        slices: random directions, drawn anew each step.
+        knots, farthest: where characteristic functions are compared: so many points from 0 to `farthest`.
+    """
+
+    weight: float = 0.05
+    slices: int = 1024
+    knots: int = 17
+    farthest: float = 3.0
+
+    def __post_init__(self) -> None:
+        _positive(farthest=self.farthest)
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"the weight of LeJEPA's Gaussian must lie in [0, 1], got {self.weight}")
+        if self.slices < 1 or self.knots < 2:
+            raise ValueError(f"LeJEPA takes 1 slice and 2 knots or more, got {self.slices} and {self.knots}")
+
+
+@dataclass(frozen=True)
 class Bootstrap:
     """BYOL (arXiv 2006.07733, eq. 2): predict the momentum encoder's embedding of the other view."""
 
 
-Term = Superfluous | SquaredError | OwnReconstruction | VICReg | BarlowTwins | Bootstrap
+Term = Superfluous | SquaredError | OwnReconstruction | VICReg | BarlowTwins | LeJEPA | Bootstrap
 
 
 # Heads that make a feature random, and the momentum encoder: what the network of a method has besides encoder and projector

@@ -17,9 +17,19 @@ from ..distributed.collectives import everyone, gather, mean_weight
 from ..methods.method import Method
 from ..methods.outputs import Outputs
 from ..methods.schedules import Moment
-from ..methods.terms import BarlowTwins, Bootstrap, OwnReconstruction, SquaredError, Superfluous, VICReg, VonMisesFisher
+from ..methods.terms import (
+    BarlowTwins,
+    Bootstrap,
+    LeJEPA,
+    OwnReconstruction,
+    SquaredError,
+    Superfluous,
+    VICReg,
+    VonMisesFisher,
+)
 from . import redundancy, superinfo
 from .images import Images
+from .lejepa import lejepa
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 
@@ -170,5 +180,6 @@ LOSSES: dict[type, Callable[[Any, Method, Outputs, Images, Moment], Loss]] = {
     SquaredError: squared_error,
     VICReg: vicreg,
     BarlowTwins: barlow_twins,
+    LeJEPA: lejepa,
     Bootstrap: bootstrap,
 }
