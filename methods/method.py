@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
+from .pairing import Contrast, Pair, pairs_of
 from .parts import (
     NCE,
     Bank,
@@ -15,7 +17,6 @@ from .parts import (
     InfoNCE,
     Neighbours,
     Own,
-    Pair,
     Queue,
     Region,
     Ring,
@@ -23,6 +24,7 @@ from .parts import (
 )
 from .schedules import Moment
 from .terms import (
+    BarlowTwins,
     Bootstrap,
     BoundedGaussian,
     FixedGaussian,
@@ -31,6 +33,7 @@ from .terms import (
     OwnReconstruction,
     Superfluous,
     Term,
+    VICReg,
     VonMisesFisher,
 )
 
@@ -48,10 +51,10 @@ class Method:
 
     Args:
         recipe: a name of pipeline.recipe.RECIPES, or one of the user's with the same groups of views.
-        contrast: which embeddings are contrasted; () where the terms are all there is.
+        contrast: which views are contrasted with which; () where the terms are all there is.
         learning_rate: the peak that suits SGD with momentum at batch 256: at a temperature of .07 gradients are three times
             those at .2, and the sources take .03.
-        network: "shared" is one encoder for all views; "colour" one for each half of a split view (CMC); "jigsaw" one with
+        network: "shared" is one encoder for all views; "colour" one for each part of a split view (CMC); "jigsaw" one with
             a second head on nine patches (PIRL).
         head: makes features random; None for a plain encoder.
         target: the momentum encoder; None where there is none.
@@ -62,7 +65,7 @@ class Method:
 
     recipe: str
     source: str
-    contrast: tuple[Pair, ...] = ()
+    contrast: Contrast = ()
     positives: Own | Neighbours | Clusters = Own()
     region: Region = Everything()
     memory: Batch | Bank | Queue = Batch()
@@ -104,6 +107,14 @@ class Method:
             not isinstance(self.bound, NCE) or (bank and isinstance(self.region, Everything)),
             "NCE's Z is a sum over all rows of a bank: give the method a bank, and everything as its region",
         )
+        views = self.views
+        yield bank or not any(pair.anchor == pair.key for pair in self.pairs), "only a bank has a view's own key to offer"
+        yield self.network != "jigsaw" or views == 2, f"a jigsaw has two views, the image and its patches, not {views}"
+        yield self.network != "colour" or views <= 3, f"an image has at most three colour parts, not {views}"
+        yield not self.decodes_other or views == 2, f"a decoder makes the one other view of two, not of {views}"
+        for term in self.terms:
+            two = not isinstance(term, VICReg | BarlowTwins | Bootstrap) or views == 2
+            yield two, f"the term {type(term).__name__} is of two views, not of {views}"
         yield 0 <= self.warm_start < math.inf, f"warm_start must be 0 or more epochs, got {self.warm_start}"
         for term in self.terms:
             if isinstance(term, Superfluous):
@@ -128,16 +139,26 @@ class Method:
         yield self.warm_start == 0 or not plain, "a warm start is of everything and the own row, which is all there is here"
         yield self.head is None or self.network != "jigsaw", "a network with a jigsaw has no random head"
 
-    @property
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs of the contrast, in the order in which they are logged."""
+        return pairs_of(self.contrast)
+
+    @cached_property
     def views(self) -> int:
         """How many embeddings of each image the method asks for."""
-        return 1 + max((view for pair in self.contrast for view in (pair.anchor, pair.key)), default=1)
+        return 1 + max((view for pair in self.pairs for view in (pair.anchor, pair.key)), default=1)
+
+    @cached_property
+    def key_views(self) -> tuple[int, ...]:
+        """Which views are somebody's key; their embeddings are on offer as negatives where there is no memory."""
+        return tuple(sorted({pair.key for pair in self.pairs}))
 
     @property
     def online_views(self) -> int:
         """How many of them, the first ones, pass the encoder that learns; with a queue the rest are keys alone."""
         if isinstance(self.memory, Queue) and not self.terms:
-            return 1 + max(pair.anchor for pair in self.contrast)
+            return 1 + max(pair.anchor for pair in self.pairs)
         return self.views
 
     @property
@@ -145,12 +166,12 @@ class Method:
         """Which of them pass the momentum encoder, in the order of `target_VBD`."""
         if self.target is None:
             return ()
-        return tuple(sorted({pair.key for pair in self.contrast})) if self.contrast else tuple(range(self.views))
+        return self.key_views or tuple(range(self.views))
 
     @property
     def banks(self) -> int:
         """How many banks there are; bank i is written from view i."""
-        return 1 + max(pair.key for pair in self.contrast) if isinstance(self.memory, Bank) else 0
+        return 1 + max(self.key_views) if isinstance(self.memory, Bank) else 0
 
     @property
     def samples_embedding(self) -> bool:

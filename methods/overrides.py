@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from ..files.wording import shown
 from .method import Method
+from .pairing import Graph, Listed
 from .parts import (
     NCE,
     Anneal,
@@ -31,6 +32,7 @@ FIXED = ("recipe", "learning_rate", "source", "network")  # two have flags of th
 CONTRASTED = ("region", "positives", "memory", "bound", "warm_start")  # what only a contrast has
 WITHIN = ("anchor", "key")  # of a pair: which views they are is what the method is
 KINDS: dict[str, dict[str, Any]] = {  # parts that may be put in another's place, by name: `--set region=ring`
+    "contrast": {"graph": Graph(), "list": Listed()},
     "region": {"everything": Everything(), "ring": Ring(), "nearest": Nearest(), "same-cluster": SameCluster()},
     "positives": {"own": Own(), "neighbours": Neighbours(), "clusters": Clusters()},
     "bound": {"info-nce": InfoNCE(), "nce": NCE(), "decoupled": Decoupled(), "hard-negatives": HardNegatives()},
@@ -78,7 +80,9 @@ def choices(method: Method) -> Iterator[tuple[str, str]]:
     """What else can be set of a method: parts that another can replace, and settings of parts that it does not have yet."""
     bank = isinstance(method.memory, Bank)
     for name, kinds in KINDS.items():
-        if name == "head":
+        if name == "contrast":
+            fitting = list(kinds) if method.contrast and method.network != "jigsaw" else []
+        elif name == "head":
             fitting = [] if method.network == "jigsaw" else list(kinds)
         else:
             fitting = [kind for kind in kinds if bank or kind not in IN_A_BANK] if method.contrast else []
@@ -198,8 +202,9 @@ def _parsed(value: Any, text: str, name: str) -> Any:
 
 
 def _unknown(name: str, method: Method) -> NoReturn:
-    known = [key for key, _ in (*values(method), *choices(method))]
-    nearest = difflib.get_close_matches(name, known, n=1)
+    own = [key for key, _ in values(method)]
+    known = [*own, *(key for key, _ in choices(method))]
+    nearest = difflib.get_close_matches(name, own, n=1) or difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {nearest[0]}?" if nearest else f"it has {', '.join(known)}"
     raise ValueError(f"the method has no setting {name!r}: {advice}")
 

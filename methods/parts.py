@@ -15,22 +15,6 @@ def _check(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
-# Which embedding is contrasted with which
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The embedding of view `anchor` is drawn to what `key` names: that view's embedding, or the bank it is written to."""
-
-    anchor: int = 0
-    key: int = 0
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check({self.anchor, self.key} <= {0, 1}, f"a pair is of views 0 and 1, got {self.anchor} and {self.key}")
-        _check(0 < self.weight < float("inf"), f"a pair's weight must be above 0, got {self.weight}")
-
-
 # Regions: which rows on offer may be negatives of an anchor
 
 

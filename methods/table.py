@@ -9,7 +9,8 @@ multiview coding (CMC, arXiv 1906.05849) and momentum contrast (MoCo, arXiv 1911
 from dataclasses import replace
 
 from .method import Method
-from .parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Nearest, Neighbours, Pair, Queue, Ring
+from .pairing import Pair
+from .parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Nearest, Neighbours, Queue, Ring
 from .terms import (
     BarlowTwins,
     Bootstrap,

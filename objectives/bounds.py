@@ -62,6 +62,27 @@ def info_nce(
     return Bound(loss_B, negatives_B.clamp(min=1).to(dtype).log())
 
 
+def log_negatives(negative_BK: Tensor, keep_BK: Tensor) -> Tensor:
+    """[B] log sum over the kept negatives of e^s; the lowest number where an anchor has none.
+
+    What the several positives of an anchor have in common: see `info_nce_beside`.
+    """
+    dtype = torch.promote_types(negative_BK.dtype, torch.float32)
+    return torch.logsumexp(negative_BK.to(dtype).masked_fill(~keep_BK, torch.finfo(dtype).min), dim=1)
+
+
+def info_nce_beside(log_negatives_B: Tensor, positive_B: Tensor, any_B: Tensor, *, positive_in_denominator: bool) -> Tensor:
+    """[B] the loss of `info_nce` for one of an anchor's positives, from what all of them have in common.
+
+    `any_B` says which anchors have a negative. The same to rounding as `info_nce`, and without a matrix of its own: of V
+    views each has V - 1 positives.
+    """
+    positive_B = positive_B.to(log_negatives_B.dtype)
+    if positive_in_denominator:
+        return torch.logaddexp(positive_B, log_negatives_B) - positive_B
+    return torch.where(any_B, log_negatives_B - positive_B, 0)
+
+
 def numerator(
     kind: Literal["own", "mean", "logsumexp"], positive_B: Tensor, neighbour_BP: Tensor, keep_BP: Tensor
 ) -> Tensor:

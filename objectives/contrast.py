@@ -1,10 +1,14 @@
-"""One pairing of a method, from embeddings and memory to a loss per anchor.
+"""The pairs of a method, from embeddings and memory to a loss per anchor.
+
+What an anchor is contrasted with is selected once for all its keys: a view of V has V - 1 of them and one similarity to each
+embedding on offer, so V views cost V times the selection of one, not V (V - 1) times.
 
 Shape suffixes: V = views, B = images of this rank and anchors, M = rows on offer, K = negatives, H = clusterings, W = ranks,
 D = embedding.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,12 +18,13 @@ from torch import Tensor
 from ..distributed.collectives import everyone, gather, rank, total
 from ..methods.method import Method
 from ..methods.outputs import Outputs
-from ..methods.parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Neighbours, Own, Pair, Queue
+from ..methods.pairing import Pair
+from ..methods.parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Neighbours, Own, Queue
 from ..methods.schedules import Moment
 from . import bounds, diagnostics, queue, reweighted
 from .clusters import same_cluster
 from .images import Images
-from .memory import BANKS, LABELS, NEVER, Memory, outer_edge, uses_clusters
+from .memory import NEVER, Memory, bank_of, labels_of, outer_edge, uses_clusters
 from .regions import Offered, Selected, Window, gathered, select, window, with_neighbours
 
 LEARNED = 1e-6  # an anchor whose positives have all but this much of the probability no longer learns
@@ -30,7 +35,7 @@ class Anchors(NamedTuple):
 
     method: Method
     number: int
-    """Of the pair in `method.contrast`."""
+    """Of the pair in `method.pairs`."""
     anchor_BD: Tensor
     positive_B: Tensor
     offered: Offered
@@ -41,12 +46,12 @@ class Anchors(NamedTuple):
     @property
     def pair(self) -> Pair:
         """Which embedding is contrasted with which."""
-        return self.method.contrast[self.number]
+        return self.method.pairs[self.number]
 
     @property
     def label_HN(self) -> Tensor:
         """The clusters of the rows that the anchors are contrasted with."""
-        return self.memory[LABELS[self.pair.key]]
+        return self.memory[labels_of(self.pair.key)]
 
 
 class Contrasted(NamedTuple):
@@ -58,55 +63,121 @@ class Contrasted(NamedTuple):
     """NCE's; not finite where no process had a negative that tells of it."""
 
 
-def contrast(
-    method: Method, index: int, outputs: Outputs, memory: Memory, images: Images, moment: Moment, *, observe: bool
-) -> Contrasted:
-    """The loss of each anchor of the method's pair number `index`."""
-    pair = method.contrast[index]
+def contrasts(
+    method: Method, outputs: Outputs, memory: Memory, images: Images, moment: Moment, *, observe: bool
+) -> list[Contrasted]:
+    """The loss of each anchor of every pair, in the order of `method.pairs`."""
+    groups = dict[tuple[int, int], list[int]]()
+    for number, pair in enumerate(method.pairs):  # each bank is another thing to select from
+        groups.setdefault((pair.anchor, pair.key if isinstance(method.memory, Bank) else -1), []).append(number)
+    found = dict[int, Contrasted]()
+    for numbers in groups.values():
+        of_group = _of_an_anchor(method, numbers, outputs, memory, images, moment, observe=observe)
+        found |= dict(zip(numbers, of_group, strict=True))
+    return [found[number] for number in range(len(method.pairs))]
+
+
+def _of_an_anchor(
+    method: Method,
+    numbers: Sequence[int],
+    outputs: Outputs,
+    memory: Memory,
+    images: Images,
+    moment: Moment,
+    *,
+    observe: bool,
+) -> list[Contrasted]:
+    """The pairs of these numbers, which have one anchor and are selected for from the same rows."""
+    pair = method.pairs[numbers[0]]
     anchor_VBD = outputs.embedding_VBD if outputs.sample_VBD is None else outputs.sample_VBD
-    anchor_BD = anchor_VBD[pair.anchor]
-    positive_BD, offered = keys(method, pair, outputs, memory, images)
-    positive_B = (anchor_BD * positive_BD).sum(dim=1) / method.bound.temperature
-    asked = Anchors(method, index, anchor_BD, positive_B, offered, memory, images, moment)
+    anchor_BD, offered = anchor_VBD[pair.anchor], offered_to(method, pair, outputs, memory, images)
     limit = method.memory.negatives if isinstance(method.memory, Bank) else None
     outer = outer_edge(method, memory, moment)
     where = window(method.region, len(offered.key_MD), limit=limit, outer=outer, step=moment.step)
     if isinstance(method.positives, Neighbours):
         where = with_neighbours(where, among_negatives=method.positives.among_negatives, limit=limit)
-    selected = _selected(asked, where)
+    asked = []
+    for number in numbers:
+        positive_BD = positive_of(method, method.pairs[number], outputs, memory, images)
+        positive_B = (anchor_BD * positive_BD).sum(dim=1) / method.bound.temperature
+        asked.append(Anchors(method, number, anchor_BD, positive_B, offered, memory, images, moment))
+    selected = _selected(asked[0], where)
+    common = _in_common(method, selected) if len(asked) > 1 else None
+    return [_contrasted(each, where, selected, common, observe=observe) for each in asked]
+
+
+class InCommon(NamedTuple):
+    """What the losses of one anchor's several positives have in common."""
+
+    log_negatives_B: Tensor
+    any_B: Tensor
+    positive_in_denominator: bool
+
+
+def _in_common(method: Method, selected: Selected) -> InCommon | None:
+    """None where the bound weighs negatives by the positive, or the positives are more than the key."""
+    match method.bound:
+        case InfoNCE(positive_in_denominator=inside):
+            pass
+        case Decoupled(sigma=0):
+            inside = False
+        case _:
+            return None
+    if not isinstance(method.positives, Own):
+        return None
+    return InCommon(bounds.log_negatives(selected.value_NK, selected.keep_NK), selected.keep_NK.any(dim=1), inside)
+
+
+def _contrasted(asked: Anchors, where: Window, selected: Selected, common: InCommon | None, *, observe: bool) -> Contrasted:
+    """The loss of each anchor of one pair, from what was selected for it."""
+    method, positives = asked.method, asked.method.positives
     numerator_B = _numerator(asked, selected, where.near)
-    if isinstance(method.positives, Neighbours) and not method.positives.among_negatives:
+    if isinstance(positives, Neighbours) and not positives.among_negatives:
         selected = Selected(*(part[:, where.near :] for part in selected))
-    loss_B, log_partition = _loss(asked, selected, numerator_B)
+    if common is not None:
+        log_negatives_B, any_B, inside = common
+        loss_B = bounds.info_nce_beside(log_negatives_B, asked.positive_B, any_B, positive_in_denominator=inside)
+        log_partition = None
+    else:
+        loss_B, log_partition = _loss(asked, selected, numerator_B)
     if not observe:
         return Contrasted(loss_B, {}, log_partition)
-    facts = diagnostics.of_anchors(method, positive_B, selected, anchor_BD, offered, memory, images, moment)
+    about = (asked.anchor_BD, asked.offered, asked.memory, asked.images, asked.moment)
+    facts = diagnostics.of_anchors(method, asked.positive_B, selected, *about)
     if isinstance(method.bound, InfoNCE):
         nothing_left_B = (loss_B.abs() < LEARNED) & selected.keep_NK.any(dim=1)
         facts["learned"] = nothing_left_B.to(loss_B.dtype)
     return Contrasted(loss_B, facts, log_partition)
 
 
-def keys(method: Method, pair: Pair, outputs: Outputs, memory: Memory, images: Images) -> tuple[Tensor, Offered]:
-    """The positive of each anchor [B, D], and what is on offer to all of them: of a memory what has been written."""
+def offered_to(method: Method, pair: Pair, outputs: Outputs, memory: Memory, images: Images) -> Offered:
+    """What is on offer to the anchors of a pair: of a memory what has been written, else every key of the global batch."""
     if isinstance(method.memory, Bank):
-        bank_ND, candidate_M = memory[BANKS[pair.key]], images.candidate_M
+        bank_ND, candidate_M = memory[bank_of(pair.key)], images.candidate_M
         written_N = memory["bank_step"] != NEVER
         if candidate_M.ndim == 1 and len(candidate_M):
-            offered = Offered(bank_ND[candidate_M], candidate_M, written_N[candidate_M], partial=True)
-            return bank_ND[images.row_B], offered
+            return Offered(bank_ND[candidate_M], candidate_M, written_N[candidate_M], partial=True)
         row_N = torch.arange(len(bank_ND), device=bank_ND.device)
-        return bank_ND[images.row_B], Offered(bank_ND, row_N, written_N, in_place=True, partial=True)
+        return Offered(bank_ND, row_N, written_N, in_place=True, partial=True)
     if isinstance(method.memory, Queue):
-        assert outputs.target_VBD is not None
-        positive_BD = outputs.target_VBD[method.target_views.index(pair.key)]
         row_Q = memory["queue_row"]
-        return positive_BD, Offered(memory["queue"], row_Q, row_Q != queue.NOBODY, partial=True)
+        return Offered(memory["queue"], row_Q, row_Q != queue.NOBODY, partial=True)
     row_B, valid_B = (gather(part).flatten() for part in (images.row_B, images.valid_B))
     embedding_VBD = everyone(outputs.embedding_VBD)
-    views = len(embedding_VBD)
-    offered = Offered(embedding_VBD.flatten(0, 1), row_B.repeat(views), valid_B.repeat(views))
-    return outputs.embedding_VBD[pair.key], offered
+    views = len(method.key_views)
+    if views < len(embedding_VBD):
+        embedding_VBD = embedding_VBD[list(method.key_views)]
+    return Offered(embedding_VBD.flatten(0, 1), row_B.repeat(views), valid_B.repeat(views))
+
+
+def positive_of(method: Method, pair: Pair, outputs: Outputs, memory: Memory, images: Images) -> Tensor:
+    """[B, D] the positive of each anchor of a pair."""
+    if isinstance(method.memory, Bank):
+        return memory[bank_of(pair.key)][images.row_B]
+    if isinstance(method.memory, Queue):
+        assert outputs.target_VBD is not None
+        return outputs.target_VBD[method.target_views.index(pair.key)]
+    return outputs.embedding_VBD[pair.key]
 
 
 def _selected(asked: Anchors, where: Window) -> Selected:

@@ -6,7 +6,7 @@ scalars.
 Shape suffixes: V = views, B = images of this rank, F = features, D = embedding, S = pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,9 +54,13 @@ def precise(outputs: Outputs) -> Outputs:
 
 
 def superfluous(term: Superfluous, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
-    """la I(v1; z1 | v2) + lb I(v2; z2 | v1), bounded from above by one of three estimators."""
+    """la I(v1; z1 | v2) + lb I(v2; z2 | v1), bounded from above by one of three estimators.
+
+    Of more views the mean over the pairs of the contrast: `first` weighs what an anchor has beyond a key that comes after it
+    in the recipe, `second` beyond one that comes before it.
+    """
     estimate = {"conditional-kl": _conditional_kl, "variational": _rates, "ceb": _residuals}[term.estimator]
-    nats = estimate(method, outputs)
+    nats = [_mean([estimate(method, outputs, *pair) for pair in pairs]) for pairs in directed(method)]
     weight_B, size = mean_weight(images.valid_B, nats[0].dtype), outputs.mean_VBF.shape[2]
     if term.estimator == "ceb":  # on the embedding, whose dimension no weight was ever quoted for
         size = 1
@@ -74,39 +78,47 @@ def superfluous(term: Superfluous, method: Method, outputs: Outputs, images: Ima
     facts |= {"superfluous_first": first / size, "superfluous_second": second / size}
     facts |= {"superfluous_first_nats": first, "superfluous_second_nats": second}
     if method.samples_embedding:
-        facts["mean_cosine"] = ((outputs.embedding_VBD[0] * outputs.embedding_VBD[1]).sum(dim=1) * weight_B).sum()
+        cosines = [(outputs.embedding_VBD[a] * outputs.embedding_VBD[b]).sum(dim=1) for a, b in directed(method)[0]]
+        facts["mean_cosine"] = (_mean(cosines) * weight_B).sum()
     return loss, facts
 
 
-def _conditional_kl(method: Method, outputs: Outputs) -> tuple[Tensor, Tensor]:
-    """KL(p(z|v1) || p(z|v2)) and its mirror image in nats (arXiv 2002.07017)."""
-    one_BF, two_BF = outputs.mean_VBF[0], outputs.mean_VBF[1]
+def directed(method: Method) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The pairs of views that a term looks at: those to a later view, and those to an earlier one. Of two (0, 1) and (1, 0)."""
+    edges = {tuple(sorted((pair.anchor, pair.key))) for pair in method.pairs if pair.anchor != pair.key} or {(0, 1)}
+    both = sorted({edge for a, b in edges for edge in ((a, b), (b, a))})
+    anchors = range(method.online_views)
+    both = [(a, b) for a, b in both if a in anchors and b in anchors]
+    return [(a, b) for a, b in both if a < b], [(a, b) for a, b in both if a > b]
+
+
+def _mean(parts: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors; of one itself."""
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).mean(dim=0)
+
+
+def _conditional_kl(method: Method, outputs: Outputs, view: int, other: int) -> Tensor:
+    """[B] KL(p(z|v) || p(z|other)) in nats (arXiv 2002.07017)."""
+    one_BF, two_BF = outputs.mean_VBF[view], outputs.mean_VBF[other]
     if isinstance(method.head, VonMisesFisher):
-        kl_B = superinfo.vmf_kl(one_BF, two_BF, method.head.kappa)
-        return kl_B, kl_B
+        return superinfo.vmf_kl(one_BF, two_BF, method.head.kappa)
     assert outputs.scale_VBF is not None
-    scale_one_BF, scale_two_BF = outputs.scale_VBF[0], outputs.scale_VBF[1]
-    first_B = superinfo.gaussian_kl(one_BF, scale_one_BF, two_BF, scale_two_BF)
-    second_B = superinfo.gaussian_kl(two_BF, scale_two_BF, one_BF, scale_one_BF)
-    return first_B, second_B
+    return superinfo.gaussian_kl(one_BF, outputs.scale_VBF[view], two_BF, outputs.scale_VBF[other])
 
 
-def _rates(method: Method, outputs: Outputs) -> tuple[Tensor, Tensor]:
-    """KL(p(z|v) || N(0, I)) of both views in nats: bounds I(v; z) from above (arXiv 1612.00410)."""
+def _rates(method: Method, outputs: Outputs, view: int, other: int) -> Tensor:
+    """[B] KL(p(z|v) || N(0, I)) in nats: bounds I(v; z) from above (arXiv 1612.00410)."""
     assert outputs.scale_VBF is not None
-    one_B, two_B = (superinfo.rate(mean, scale) for mean, scale in zip(outputs.mean_VBF, outputs.scale_VBF, strict=True))
-    return one_B, two_B
+    return superinfo.rate(outputs.mean_VBF[view], outputs.scale_VBF[view])
 
 
-def _residuals(method: Method, outputs: Outputs) -> tuple[Tensor, Tensor]:
-    """log e(z|v1) - log b(z|v2) in nats, kappa_b being 1 / temperature (arXiv 2109.12909)."""
+def _residuals(method: Method, outputs: Outputs, view: int, other: int) -> Tensor:
+    """[B] log e(z|v) - log b(z|other) in nats, kappa_b being 1 / temperature (arXiv 2109.12909)."""
     assert isinstance(method.head, VonMisesFisher)
     assert outputs.sample_VBD is not None
-    (one, two), (mean_one, mean_two) = outputs.sample_VBD, outputs.embedding_VBD
     kappas = method.head.kappa, 1 / method.bound.temperature
-    return (
-        superinfo.ceb_residual(one, mean_one, mean_two, *kappas),
-        superinfo.ceb_residual(two, mean_two, mean_one, *kappas),
+    return superinfo.ceb_residual(
+        outputs.sample_VBD[view], outputs.embedding_VBD[view], outputs.embedding_VBD[other], *kappas
     )
 
 
@@ -142,9 +154,10 @@ def own_reconstruction(term: OwnReconstruction, method: Method, outputs: Outputs
 
 
 def squared_error(term: SquaredError, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
-    """Mean squared difference of the two views' features (arXiv 2006.05576)."""
+    """Mean squared difference of two views' features (arXiv 2006.05576), over the pairs of the contrast."""
     weight_B = mean_weight(images.valid_B, outputs.mean_VBF.dtype)
-    error = (superinfo.squared_error(outputs.mean_VBF[0], outputs.mean_VBF[1]) * weight_B).sum()
+    errors = [superinfo.squared_error(outputs.mean_VBF[a], outputs.mean_VBF[b]) for a, b in directed(method)[0]]
+    error = (_mean(errors) * weight_B).sum()
     return term.weight * error, {"squared_error": error, **_telemetry(outputs, weight_B)}
 
 

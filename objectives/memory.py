@@ -1,9 +1,9 @@
 """What a method remembers from step to step: named tensors, all of them in every checkpoint, the same on every rank.
 
-"bank" (and "second_bank" with CMC): one embedding per image; "bank_step": the step that wrote each row last; "labels" (and
-"second_labels"): k-means clusters, one line per clustering; "queue" and "queue_row": MoCo's keys and the images they show;
-"log_partition": NCE's Z per contrast, and "partition_steps" how many steps have told it; "outer": the state of an adaptive
-schedule, the one tensor that lives on the host, since it decides how many rows are ranked.
+"bank" ("second_bank" and so on where further views are keys, as with CMC): one embedding per image; "bank_step": the step
+that wrote each row last; "labels" ("second_labels"): k-means clusters, one line per clustering; "queue" and "queue_row":
+MoCo's keys and the images they show; "log_partition": NCE's Z per pair, and "partition_steps" how many steps have told it;
+"outer": the state of an adaptive schedule, the one tensor that lives on the host, since it decides how many rows are ranked.
 
 Shape suffixes: V = views, B = images of this rank, W = ranks, D = embedding.
 """
@@ -25,10 +25,20 @@ from .regions import window
 
 Memory = dict[str, Tensor]
 
-BANKS, LABELS = ("bank", "second_bank"), ("labels", "second_labels")
+ORDINALS = ("", "second_", "third_", "fourth_")  # of the names of banks and their clusters, before "bank" and "labels"
 FIRST_CLUSTERING_SEED = 1234  # of the released local aggregation
 NEVER = -1  # was a row written: it holds a random direction, and is no negative
 COUNTED = -2  # the same in a run of versions before, which took such rows as negatives
+
+
+def bank_of(view: int) -> str:
+    """The name of the bank that is written from this view."""
+    return f"{ORDINALS[view]}bank" if view < len(ORDINALS) else f"bank_{view + 1}"
+
+
+def labels_of(view: int) -> str:
+    """The name of its rows' clusters."""
+    return f"{ORDINALS[view]}labels" if view < len(ORDINALS) else f"labels_{view + 1}"
 
 
 def uses_clusters(method: Method) -> bool:
@@ -45,18 +55,18 @@ def start(method: Method, *, rows: int, batch: int, dimension: int, seed: int, d
     _check_region(method, rows=rows, batch=batch)
     if isinstance(method.memory, Bank) and method.contrast:
         for index in range(method.banks):
-            memory[BANKS[index]] = bank.start(rows, dimension, seed=seed + index, device=device)
+            memory[bank_of(index)] = bank.start(rows, dimension, seed=seed + index, device=device)
         memory["bank_step"] = torch.full((rows,), NEVER, dtype=torch.int64).to(device)
         if uses_clusters(method):
             count = _clusters(method).clusterings
             for index in range(method.banks):  # every row a cluster of its own, until the first are found
                 labels = torch.arange(rows, dtype=torch.int32).repeat(count, 1)
-                memory[LABELS[index]] = labels.to(device)
+                memory[labels_of(index)] = labels.to(device)
     if isinstance(method.memory, Queue):
         keys = queue.start(method.memory.size, dimension, seed=seed, device=device)
         memory["queue"], memory["queue_row"] = keys
     if isinstance(method.bound, NCE):
-        memory["log_partition"] = torch.zeros(len(method.contrast)).to(device)
+        memory["log_partition"] = torch.zeros(len(method.pairs)).to(device)
         memory["partition_steps"] = torch.zeros((), dtype=torch.int64).to(device)
     if isinstance(method.region, Ring) and method.region.anneal is not None and method.region.anneal.kind in ADAPTIVE:
         memory["outer"] = torch.zeros(REMEMBERED, dtype=torch.float64)
@@ -81,7 +91,7 @@ def _check_region(method: Method, *, rows: int, batch: int) -> None:
         case Queue(size=size):
             offered = size
         case Batch():
-            offered = 2 * batch
+            offered = len(method.key_views) * batch
     window(method.region, offered, limit=None)
     if isinstance(method.region, Ring) and method.region.anneal is not None:
         window(method.region, offered, limit=None, outer=method.region.anneal.start)
@@ -133,7 +143,7 @@ def write_(
         row_B, valid_B = (gather(part).flatten() for part in (images.row_B, images.valid_B))
         for index in range(method.banks):
             new_BD = gather(outputs.embedding_VBD[index].detach()).flatten(0, 1)
-            written_B = bank.write_(memory[BANKS[index]], row_B, new_BD, valid_B, momentum=method.memory.momentum)
+            written_B = bank.write_(memory[bank_of(index)], row_B, new_BD, valid_B, momentum=method.memory.momentum)
             if index == 0:
                 step_B = torch.where(written_B, moment.step, memory["bank_step"][row_B])
                 memory["bank_step"].index_copy_(0, row_B, step_B)
@@ -157,9 +167,9 @@ def refresh_(method: Method, memory: Memory, moment: Moment) -> bool:
         return False
     seeds = [FIRST_CLUSTERING_SEED + h for h in range(clusters.clusterings)]
     for index in range(method.banks):
-        rows = memory[BANKS[index]]
+        rows = memory[bank_of(index)]
         count = round(len(rows) / clusters.rows_per_cluster)
         if rank() == 0:
-            memory[LABELS[index]].copy_(cluster_labels(rows, count, seeds))
-        broadcast_(memory[LABELS[index]])
+            memory[labels_of(index)].copy_(cluster_labels(rows, count, seeds))
+        broadcast_(memory[labels_of(index)])
     return True

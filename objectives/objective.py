@@ -15,7 +15,7 @@ from ..methods.schedules import Moment
 from . import diagnostics, losses
 from .alarms import OBSERVER_TEMPERATURE
 from .bounds import info_nce
-from .contrast import contrast
+from .contrast import contrasts
 from .images import Images
 from .memory import Memory
 
@@ -44,11 +44,8 @@ def loss(
         outputs = losses.precise(outputs)
         weight_B = mean_weight(images.valid_B, outputs.embedding_VBD.dtype)
         total, scalars, pending = outputs.embedding_VBD.new_zeros(()), {}, {}
-        done = [
-            contrast(method, index, outputs, memory, images, moment, observe=observe)
-            for index in range(len(method.contrast))
-        ]
-        for pair, part in zip(method.contrast, done, strict=True):
+        done = contrasts(method, outputs, memory, images, moment, observe=observe)
+        for pair, part in zip(method.pairs, done, strict=True):
             total = total + pair.weight * (part.loss_B * weight_B).sum()
         for term in method.terms:
             value, facts = losses.LOSSES[type(term)](term, method, outputs, images, moment)

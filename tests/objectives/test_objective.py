@@ -35,7 +35,6 @@ from viewmill.methods.parts import (
     Nearest,
     Neighbours,
     Own,
-    Pair,
     Queue,
     Ring,
     SameCluster,
