@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..models.encoders import build
-from ..models.network import Colour
+from ..models.network import Colour, channels_of
 from ..models.timm_encoders import PREFIX
 from .target import Features, Lines, Target, read, save, weights_at
 from .trained import Trained
@@ -24,7 +24,7 @@ def write(trained: Trained, path: Path) -> None:
 def load(trained: Trained, path: Path) -> Features:
     """The encoder built anew."""
     halves = [build(trained.name, channels=channels, **_options(trained)) for channels in _channels(trained)]
-    encoder: nn.Module = Colour(*halves) if len(halves) == 2 else halves[0]
+    encoder: nn.Module = Colour(*halves) if len(halves) > 1 else halves[0]
     encoder.load_state_dict(read(weights_at(path)))
     return encoder.eval()
 
@@ -35,7 +35,9 @@ def _options(trained: Trained) -> dict[str, Any]:
 
 
 def _channels(trained: Trained) -> list[int]:
-    return [1, 2] if isinstance(trained.encoder, Colour) else [trained.channels]
+    if isinstance(trained.encoder, Colour):
+        return list(channels_of(len(trained.encoder.halves)))
+    return [trained.channels]
 
 
 def lines(trained: Trained, path: str) -> Lines:
@@ -43,7 +45,7 @@ def lines(trained: Trained, path: str) -> Lines:
     options = ", ".join(f"{name}={value}" for name, value in _options(trained).items())
     built = [f"build({trained.name!r}, channels={channels}, {options})" for channels in _channels(trained)]
     imports, encoder = "from viewmill.models.encoders import build", built[0]
-    if len(built) == 2:
+    if len(built) > 1:
         imports += "\nfrom viewmill.models.network import Colour"
         encoder = f"Colour({', '.join(built)})"
     code = f"""\

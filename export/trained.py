@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import layout
 from ..models.encoders import DESIGNS, build
-from ..models.network import Colour
+from ..models.network import Colour, channels_of
 from ..models.timm_encoders import PREFIX
 from ..pipeline.views.recipe import View, weak
 from ..training.resume import differs, read_training
@@ -100,6 +100,10 @@ def load(run: Path, *, ema: bool = False, half: Half = "both") -> Trained:
     if half != "both":
         if not isinstance(encoder, Colour):
             raise ValueError(f"--half {half} means nothing to {settings['method']}: it trains one encoder; leave it out")
+        if len(encoder.halves) != 2:
+            raise ValueError(
+                f"--half {half} is of two halves, and {settings['method']} has {len(encoder.halves)} parts: leave it out"
+            )
         encoder = encoder.halves[half == "second"]
     colours = settings["colours"]
     shown = View(size=settings["size"], space=colours["space"], mean=tuple(colours["mean"]), std=tuple(colours["std"]))
@@ -111,7 +115,9 @@ def _encoder(made: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
     """The encoder alone: no synchronised batch norm, no recomputation."""
     options = {"width": made["width"], "image_size": made["size"]}
     if made["views"] == "colour":
-        encoder: nn.Module = Colour(*(build(made["encoder"], channels=channels, **options) for channels in (1, 2)))
+        encoder: nn.Module = Colour(
+            *(build(made["encoder"], channels=channels, **options) for channels in channels_of(made.get("parts", 2)))
+        )
     else:
         encoder = build(made["encoder"], **options)
     held = {name: state[name] for name in encoder.state_dict()}

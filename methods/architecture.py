@@ -16,7 +16,7 @@ class Architecture:
     """What a network is made of.
 
     Args:
-        views: "shared" is one encoder for all views; "colour" one for the L and one for the ab half of a view; "jigsaw" one
+        views: "shared" is one encoder for all views; "colour" one for each of `parts` of a view's channels; "jigsaw" one
             for the image and, through a second head, for nine patches of it.
         hidden: of projector and predictor; 0 for a linear projector.
         head: distribution of the features, or of the embedding where `on_embedding`; None for none.
@@ -40,6 +40,7 @@ class Architecture:
     seed: int = 0
     batch_norm: BatchNorm = "local"
     recompute: bool = False
+    parts: int = 2
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], *, recompute: bool = False) -> Self:
@@ -74,4 +75,5 @@ def architecture(settings: Mapping[str, Any], method: Method) -> Architecture:
         decode_own=method.decodes_own,
         seed=settings["seed"],
         batch_norm=settings["batch_norm"],
+        parts=method.views if method.network == "colour" else 2,
     )

@@ -9,7 +9,7 @@ multiview coding (CMC, arXiv 1906.05849) and momentum contrast (MoCo, arXiv 1911
 from dataclasses import replace
 
 from .method import Method
-from .pairing import Pair
+from .pairing import Graph, Pair
 from .parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Nearest, Neighbours, Queue, Ring
 from .terms import (
     BarlowTwins,
@@ -35,6 +35,7 @@ CMC = Method(
 )
 SIMCLR = Method("simclr", "arXiv 2002.05709", contrast=BOTH_WAYS, bound=InfoNCE(0.2), learning_rate=0.12)
 MOCO_V1 = Method("moco-v1", "arXiv 1911.05722", contrast=(Pair(0, 1),), memory=Queue(), target=Momentum())
+LOCAL = Graph(views=8, keys=2)  # two large views and six small ones, which are anchors alone
 MOCO_V2 = replace(MOCO_V1, recipe="moco-v2", source="arXiv 2003.04297", bound=InfoNCE(0.2), learning_rate=0.12)
 PAIRED = replace(SIMCLR, contrast=(), terms=(VICReg(),))
 
@@ -75,6 +76,8 @@ METHODS: dict[str, Method] = {
     "cmc": CMC,
     "cmc-nce": replace(CMC, bound=NCE(0.07)),
     **_restricted("cmc", CMC),
+    "cmc-full": replace(CMC, contrast=Graph("full", 3, total="sum")),
+    "cmc-core": replace(CMC, contrast=Graph("core", 3, total="sum")),
     "pirl": Method(
         "pirl",
         "arXiv 1912.01991",
@@ -93,6 +96,17 @@ METHODS: dict[str, Method] = {
     "simclr-ring": replace(SIMCLR, region=Ring(inner=0.1, outer=0.5, relative=True), source=RINGS),
     **_superinfo("simclr", SIMCLR),
     **_superinfo("moco", replace(MOCO_V2, contrast=BOTH_WAYS)),
+    "simclr-views": replace(SIMCLR, contrast=Graph(views=4), source="arXiv 1906.05849, 2002.05709"),
+    "simclr-multicrop": replace(SIMCLR, recipe="multicrop", contrast=LOCAL, source="arXiv 2002.05709, 2006.09882"),
+    "moco-v2-multicrop": replace(MOCO_V2, recipe="multicrop", contrast=LOCAL, source="arXiv 2003.04297, 2006.09882"),
+    "superinfo-simclr-multicrop": replace(
+        SIMCLR,
+        recipe="multicrop",
+        contrast=LOCAL,
+        source="arXiv 2408.10292, 2006.09882",
+        head=FixedGaussian(0.1),
+        terms=(Superfluous("conditional-kl"),),
+    ),
     "simclr-noise": replace(SIMCLR, head=FixedGaussian(0.1), source="control of arXiv 2203.07004"),
     "simclr-squared-error": replace(SIMCLR, terms=(SquaredError(),), source="arXiv 2006.05576"),
     "simclr-reconstruction": replace(

@@ -26,24 +26,31 @@ class Batch(NamedTuple):
     """What a forward pass takes: views and the images they show; for noise the step, and which views they are."""
 
     views: Sequence[Tensor]
+    """[V*B, C, S, S] of each size; of a colour network the parts of one view, of a jigsaw image and patches."""
     row_B: Tensor
     step: int
     numbers: Sequence[int] = (0, 1)
+    """Which views of the recipe they are, in the order in which they stand in the tensors."""
 
 
 class Colour(nn.Module):
-    """CMC's two encoders (arXiv 1906.05849): one for the first channel of a view, one for the other two."""
+    """CMC's encoders (arXiv 1906.05849): one for the first channel of a view, and one for the other two or one for each."""
 
-    def __init__(self, first: ResNet | Foreign, second: ResNet | Foreign) -> None:
+    def __init__(self, *parts: ResNet | Foreign) -> None:
         super().__init__()
-        self.halves = nn.ModuleList((first, second))
-        self.features = first.features + second.features
+        self.halves = nn.ModuleList(parts)
+        self.features = sum(part.features for part in parts)
 
     def forward(self, image_B3SS: Tensor) -> Tensor:
-        """[B, 2F]: the features of both halves, as they are evaluated."""
-        return torch.cat(
-            [half(part) for half, part in zip(self.halves, image_B3SS.split((1, 2), dim=1), strict=True)], dim=1
-        )
+        """[B, PF]: the features of all P parts, as they are evaluated."""
+        channels = channels_of(len(self.halves))
+        parts = zip(self.halves, image_B3SS.split(channels, dim=1), strict=True)
+        return torch.cat([half(part) for half, part in parts], dim=1)
+
+
+def channels_of(parts: int) -> tuple[int, ...]:
+    """How many channels each of two or three colour parts has."""
+    return (1, 2) if parts == 2 else (1, 1, 1)
 
 
 class Network(nn.Module):
@@ -58,7 +65,7 @@ class Network(nn.Module):
         self.made_of = made_of
         options = {"width": made_of.width, "image_size": made_of.size, "recompute": made_of.recompute}
         if made_of.views == "colour":
-            halves = [build(made_of.encoder, channels=channels, **options) for channels in (1, 2)]
+            halves = [build(made_of.encoder, channels=channels, **options) for channels in channels_of(made_of.parts)]
             self.encoder: ResNet | Foreign | Colour = Colour(*halves)
             features = halves[0].features
         else:
@@ -66,7 +73,7 @@ class Network(nn.Module):
             features = self.encoder.features
         self.features = features
         hidden, out = made_of.hidden, made_of.out
-        heads = 2 if made_of.views == "colour" else 1
+        heads = made_of.parts if made_of.views == "colour" else 1
         self.projector = nn.ModuleList(projector(features, hidden=hidden, out=out) for _ in range(heads))
         if made_of.views == "jigsaw":
             self.patch = nn.Linear(features, out)
@@ -116,7 +123,12 @@ class Network(nn.Module):
     def _features(self, batch: Batch) -> Tensor:
         if isinstance(self.encoder, Colour):
             return torch.stack([half(part) for half, part in zip(self.encoder.halves, batch.views, strict=True)])
-        return self.encoder(batch.views[0]).unflatten(0, (-1, len(batch.row_B)))
+        images = len(batch.row_B)
+        if len(batch.views) == 1:
+            return self.encoder(batch.views[0]).unflatten(0, (-1, images))
+        feature_VBF = torch.cat([self.encoder(views).unflatten(0, (-1, images)) for views in batch.views])
+        order = sorted(range(len(batch.numbers)), key=batch.numbers.__getitem__)
+        return feature_VBF if order == list(range(len(order))) else feature_VBF[order]
 
     def _project(self, feature_VBF: Tensor) -> Tensor:
         if len(self.projector) == 1:
@@ -127,7 +139,7 @@ class Network(nn.Module):
         """Sample, mean and scale, independent noise for each view."""
         assert self.head is not None
         options = {"seed": self.made_of.seed, "step": batch.step}
-        numbered = zip(batch.numbers, x_VBF, strict=False)
+        numbered = zip(sorted(batch.numbers), x_VBF, strict=False)
         drawn = [self.head(x_BF, batch.row_B, stream=number, **options) for number, x_BF in numbered]
         scale = None if drawn[0].scale_BF is None else torch.stack([part.scale_BF for part in drawn])
         return torch.stack([part.sample_BF for part in drawn]), torch.stack([part.mean_BF for part in drawn]), scale

@@ -84,7 +84,7 @@ def superfluous(term: Superfluous, method: Method, outputs: Outputs, images: Ima
 
 
 def directed(method: Method) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """The pairs of views that a term looks at: those to a later view, and those to an earlier one. Of two (0, 1) and (1, 0)."""
+    """The pairs of views that a term looks at: to a later view, and to an earlier one. Of two views (0, 1) and (1, 0)."""
     edges = {tuple(sorted((pair.anchor, pair.key))) for pair in method.pairs if pair.anchor != pair.key} or {(0, 1)}
     both = sorted({edge for a, b in edges for edge in ((a, b), (b, a))})
     anchors = range(method.online_views)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..console import say
 from ..distributed import rendezvous
 from ..methods.method import Method
-from ..pipeline.views.recipe import RECIPES, Recipe, View
+from ..pipeline.views.recipe import RECIPES, Recipe, View, in_parts, with_views
 from ..pipeline.views.recipe_file import recipe_of
 from ..settings.training import Views
 from .run_config import recorded
@@ -52,11 +52,14 @@ def open_loader(
 
 
 def recipe_for(views: Views, name: str, method: Method) -> Recipe:
-    """The recipe asked for, or that of the method, called `name`; raises ValueError where its views do not fit it."""
-    own = RECIPES[method.recipe](views.size)
+    """The recipe that was asked for, or that of the method, called `name`; raises ValueError where its views do not fit."""
+    own = own_recipe(method, views.size)
     if not views.recipe:
         return own
     recipe = recipe_of(views.recipe, views.size)
+    if method.network == "shared":
+        _check_shared(recipe, views.recipe, name, method)
+        return recipe
     counts, wanted = [[len(members) for members in made.groups] for made in (recipe, own)]
     if counts != wanted:
         raise ValueError(f"{name} takes views in groups of {wanted}; {views.recipe} makes groups of {counts}")
@@ -64,6 +67,28 @@ def recipe_for(views: Views, name: str, method: Method) -> Recipe:
     if parts != wanted:
         raise ValueError(f"{name} takes tensors of {wanted} channels; {views.recipe} makes {parts}")
     return recipe
+
+
+def own_recipe(method: Method, size: int) -> Recipe:
+    """The recipe of a method, with as many views or parts as it contrasts."""
+    own = RECIPES[method.recipe](size)
+    if method.network == "shared" and method.views != len(own.views):
+        return with_views(own, method.views)
+    if method.network == "colour" and method.views != len(own.tensors):
+        return in_parts(own, method.views)
+    return own
+
+
+def _check_shared(recipe: Recipe, told: str, name: str, method: Method) -> None:
+    """One encoder takes views of any size, as long as they are whole and as many as the method asks for."""
+    if len(recipe.views) != method.views:
+        more = f"contrast=graph contrast.views={len(recipe.views)}"
+        remedy = f"--set {more}" if method.contrast and len(recipe.views) > 1 else "take another recipe"
+        raise ValueError(f"{name} takes {method.views} views of an image; {told} makes {len(recipe.views)}: {remedy}")
+    if any(channels != 3 for _, _, channels in recipe.tensors):
+        raise ValueError(f"{name} takes whole views; {told} cuts them into parts, for the methods of CMC")
+    if method.decodes_own and len(recipe.groups) > 1:
+        raise ValueError(f"the decoder of {name} makes views of one size; {told} has {len(recipe.groups)} groups of them")
 
 
 def colours_of(view: View) -> dict[str, Any]:

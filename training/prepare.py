@@ -13,6 +13,7 @@ from ..methods.overrides import values
 from ..models.weights import fingerprint
 from ..pipeline.beton.reader import Beton
 from ..pipeline.loader import BetonLoader
+from ..pipeline.views.recipe import RECIPES
 from ..pipeline.views.recipe_file import data_of
 from ..settings import Train
 from ..settings.parts import flat
@@ -87,7 +88,8 @@ def describe(config: Train, method: Method, beton: Beton, loader: BetonLoader) -
     own = flat(config, without=FREE)
     steps = config.optimisation.steps or config.optimisation.epochs * len(loader)
     data = {"rows": len(beton), "data_fingerprint": beton.fingerprint}
-    recipe = config.views.recipe and data_of(loader.recipe)
+    usual = not config.views.recipe and loader.recipe == RECIPES[method.recipe](config.views.size)
+    recipe = "" if usual else data_of(loader.recipe)
     views = {"recipe": recipe, "engine": loader.engine_name, "placement": loader.placement}
     made_of = {
         "objective": dict(values(method)),

@@ -52,6 +52,7 @@ class Architecture(Struct, frozen=True):
     decode_own: bool = False
     seed: Seed = 0
     batch_norm: Literal["local", "synchronised", "shuffled"] = "local"
+    parts: Literal[2, 3] = 2
 
 
 class Colours(Struct, frozen=True):

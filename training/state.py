@@ -136,25 +136,35 @@ def _watcher(settings: Settings, made: Network, labels: Dense, device: torch.dev
 def forward(state: TrainState, method: Method, batch: ViewBatch, moment: Moment, accelerator: Accelerator) -> Outputs:
     """The outputs of a batch: by the network that learns, and by the momentum encoder of the views that are keys."""
     with autocast(accelerator):
-        seen = Batch(_views(batch, range(method.online_views), method), batch.row_B, moment.step)
-        outputs = state.model(seen)
+        outputs = state.model(shown(batch, range(method.online_views), method, step=moment.step))
         if state.target is not None:
-            shown = Batch(_views(batch, method.target_views, method), batch.row_B, moment.step, method.target_views)
+            seen = shown(batch, method.target_views, method, step=moment.step)
             with torch.no_grad():
                 if state.settings["batch_norm"] == "shuffled":
-                    keys_VBD = _shuffled(state.target, shown, seed=state.settings["seed"])
+                    keys_VBD = _shuffled(state.target, seen, seed=state.settings["seed"])
                 else:
-                    keys_VBD = state.target(shown).embedding_VBD
+                    keys_VBD = state.target(seen).embedding_VBD
             outputs = outputs._replace(target_VBD=keys_VBD)
     return outputs
 
 
-def _views(batch: ViewBatch, which: Sequence[int], method: Method) -> tuple[torch.Tensor, ...]:
-    """These views of a batch; of halves and patches, which are tensors of their own, all."""
-    if method.network != "shared" or len(which) * len(batch.row_B) == len(batch.views[0]):
-        return batch.views
-    views = batch.views[0].split(len(batch.row_B))
-    return (torch.cat([views[index] for index in which]) if len(which) > 1 else views[which[0]],)
+def shown(batch: ViewBatch, which: Sequence[int], method: Method, *, step: int) -> Batch:
+    """These views of a batch, a tensor for each size; of parts and patches, which are tensors of their own, all."""
+    if method.network != "shared":
+        return Batch(batch.views, batch.row_B, step, tuple(which))
+    images, tensors, numbers = len(batch.row_B), list[torch.Tensor](), list[int]()
+    groups = [range(len(whole) // images) for whole in batch.views]
+    if len(groups) > 1:
+        groups = batch.plan.recipe.groups
+    for members, whole in zip(groups, batch.views, strict=True):
+        places = [place for place, view in enumerate(members) if view in which]
+        numbers += [members[place] for place in places]
+        if len(places) == len(members):
+            tensors.append(whole)
+        elif places:
+            views = whole.split(images)
+            tensors.append(torch.cat([views[place] for place in places]) if len(places) > 1 else views[places[0]])
+    return Batch(tuple(tensors), batch.row_B, step, tuple(numbers))
 
 
 def _shuffled(target: Network, batch: Batch, *, seed: int) -> torch.Tensor:

@@ -162,6 +162,18 @@ class Recipe:
         return tuple(found)
 
 
+def with_views(recipe: Recipe, count: int) -> Recipe:
+    """The recipe with `count` views: of fewer the first are left, further ones are as its last."""
+    views = recipe.views
+    return Recipe((*views[:count], *[views[-1]] * (count - len(views))))
+
+
+def in_parts(recipe: Recipe, parts: int) -> Recipe:
+    """The recipe whose views are cut into so many parts: the first channel, and the other two together or alone."""
+    split = (1, 2) if parts == 2 else (1,) * parts
+    return Recipe(tuple(replace(view, split=split) for view in recipe.views))
+
+
 def _strong(size: int) -> View:
     """SimCLR's view in MoCo v2's strengths; no blur up to 64 px, as SimCLR does for CIFAR-10."""
     jitter, blur = Jitter(0.4, 0.4, 0.4, 0.1, probability=0.8), Blur() if size > 64 else None

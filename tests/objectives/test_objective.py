@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from viewmill.methods.method import MIN_CANDIDATES, Method, candidate_count
 from viewmill.methods.outputs import Outputs
+from viewmill.methods.pairing import Pair
 from viewmill.methods.parts import (
     NCE,
     Anneal,
@@ -143,8 +144,9 @@ def asked(method, made, target_VBD):
 def outputs_of(method, count, *, seed=1, model=None, part=slice(None), dtype=torch.float64):
     """Outputs for `count` images; of a linear network, so that gradients have somewhere to go."""
     model = Toy(dtype) if model is None else model
-    x = normal(2, count, 5, seed=seed, dtype=dtype)[:, part]
-    target = unit(2, count, D, seed=seed + 1000, dtype=dtype)[:, part]
+    views = max(2, method.views)
+    x = normal(views, count, 5, seed=seed, dtype=dtype)[:, part]
+    target = unit(views, count, D, seed=seed + 1000, dtype=dtype)[:, part]
     return asked(method, model(x), target)
 
 
@@ -424,8 +426,8 @@ def test_with_candidates_only_they_and_never_the_own_row_are_negatives(name):
     candidate_M = torch.arange(0, ROWS, 2)  # some of the 5 own rows are among them, some are not
     result = loss(method, outputs, memory, images(5, candidate_M=candidate_M), NOW)
     expected = 0
-    for pair in method.contrast:
-        bank = memory[("bank", "second_bank")[pair.key]]
+    for pair in method.pairs:
+        bank = memory[memories.bank_of(pair.key)]
         where = window(method.region, len(candidate_M), limit=30, step=NOW.step)
         for vector, row in zip(outputs.embedding_VBD[pair.anchor], images(5).row_B, strict=True):
             critic = (bank @ vector / method.bound.temperature)[None]
@@ -545,7 +547,7 @@ def test_scalars_are_detached_numbers_that_every_run_has(name):
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_bound_that_is_logged_is_the_ceiling_less_the_mean_loss_of_a_pair(name):
     scalars = compute(SMALL[name]).scalars
-    pairs = sum(pair.weight for pair in SMALL[name].contrast)
+    pairs = sum(pair.weight for pair in SMALL[name].pairs)
     torch.testing.assert_close(scalars["bound"] + scalars["loss"] / pairs, scalars["ceiling"])
 
 
@@ -697,7 +699,7 @@ def test_an_empty_memory_has_no_negative_and_a_gradient_of_numbers(name, blocks,
     memories.write_(method, memory, outputs_of(method, 4), images(4), NOW, result.pending)
     if "partition_steps" in memory:
         assert memory["partition_steps"] == 0  # Z is that of the first batch that has negatives
-        assert memory["log_partition"].tolist() == [0.0] * len(method.contrast)
+        assert memory["log_partition"].tolist() == [0.0] * len(method.pairs)
 
 
 @settings(deadline=None, max_examples=200)
@@ -835,7 +837,7 @@ def test_clusters_are_found_at_the_start_of_the_epochs_that_follow_the_warm_star
         (lambda: InfoNCE(math.nan), "temperature"),
         (lambda: NCE(0.07, "none"), "partition"),
         (lambda: NCE(0.07, decay=0.0), "decay"),
-        (lambda: Pair(0, 2), "views 0 and 1"),
+        (lambda: Pair(0, 64), "views 0 to 63"),
         (lambda: Pair(weight=-1), "weight"),
         (lambda: Neighbours("max"), "numerator"),
         (lambda: replace(METHODS["cave"], bound=NCE()), "InfoNCE alone has, not NCE"),
