@@ -78,18 +78,21 @@ def superfluous(term: Superfluous, method: Method, outputs: Outputs, images: Ima
     facts |= {"superfluous_first": first / size, "superfluous_second": second / size}
     facts |= {"superfluous_first_nats": first, "superfluous_second_nats": second}
     if method.samples_embedding:
-        cosines = [(outputs.embedding_VBD[a] * outputs.embedding_VBD[b]).sum(dim=1) for a, b in directed(method)[0]]
+        cosines = [(outputs.embedding_VBD[a] * outputs.embedding_VBD[b]).sum(dim=1) for a, b in _edges(method)]
         facts["mean_cosine"] = (_mean(cosines) * weight_B).sum()
     return loss, facts
 
 
 def directed(method: Method) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """The pairs of views that a term looks at: to a later view, and to an earlier one. Of two views (0, 1) and (1, 0)."""
-    edges = {tuple(sorted((pair.anchor, pair.key))) for pair in method.pairs if pair.anchor != pair.key} or {(0, 1)}
-    both = sorted({edge for a, b in edges for edge in ((a, b), (b, a))})
-    anchors = range(method.online_views)
-    both = [(a, b) for a, b in both if a in anchors and b in anchors]
-    return [(a, b) for a, b in both if a < b], [(a, b) for a, b in both if a > b]
+    """The pairs that a term looks at: to a later view, and to an earlier one. Of two views (0, 1) and (1, 0)."""
+    pairs = [(pair.anchor, pair.key) for pair in method.pairs if pair.anchor != pair.key] or [(0, 1)]
+    later, earlier = ([pair for pair in pairs if (pair[0] < pair[1]) == wanted] for wanted in (True, False))
+    return later or [(b, a) for a, b in earlier], earlier or [(b, a) for a, b in later]
+
+
+def _edges(method: Method) -> list[tuple[int, int]]:
+    """The same without a direction, each once."""
+    return sorted({(min(pair), max(pair)) for pairs in directed(method) for pair in pairs})
 
 
 def _mean(parts: Sequence[Tensor]) -> Tensor:
@@ -156,7 +159,7 @@ def own_reconstruction(term: OwnReconstruction, method: Method, outputs: Outputs
 def squared_error(term: SquaredError, method: Method, outputs: Outputs, images: Images, moment: Moment) -> Loss:
     """Mean squared difference of two views' features (arXiv 2006.05576), over the pairs of the contrast."""
     weight_B = mean_weight(images.valid_B, outputs.mean_VBF.dtype)
-    errors = [superinfo.squared_error(outputs.mean_VBF[a], outputs.mean_VBF[b]) for a, b in directed(method)[0]]
+    errors = [superinfo.squared_error(outputs.mean_VBF[a], outputs.mean_VBF[b]) for a, b in _edges(method)]
     error = (_mean(errors) * weight_B).sum()
     return term.weight * error, {"squared_error": error, **_telemetry(outputs, weight_B)}
 

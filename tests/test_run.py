@@ -507,4 +507,4 @@ def test_a_recipe_of_ones_own_is_kept_with_the_run_and_must_suit_the_method(beto
     assert "recipe.views[0].crop.scale = [0.5, 1.0], this one has [0.4, 1.0]" in changed.stderr
     unsuited = viewmill(*arguments, "--recipe", "multicrop")
     assert unsuited.returncode == 2
-    assert "simclr takes views in groups of [2]; multicrop makes groups of [2, 6]" in unsuited.stderr
+    assert "simclr takes 2 views of an image; multicrop makes 8: --set contrast=graph contrast.views=8" in unsuited.stderr

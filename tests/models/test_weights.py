@@ -68,6 +68,7 @@ def trained(made_of, seed=5):
 
 def a_run(folder, network, steps=(3,)):
     for step in steps:
+        folder.mkdir(exist_ok=True)
         layout.write(folder / "checkpoints", step, {"model": network.state_dict(), "optimiser": {}}, {"step": step})
     return folder
 
@@ -323,6 +324,7 @@ def test_paths_without_weights_are_refused(tmp_path):
     broken = tmp_path / "a.safetensors"
     broken.write_bytes(b"{}")
     refused(network, broken, r"is no safetensors file \(.*download or convert it again")
+    (tmp_path / "lacking").mkdir()
     lacking = layout.write(tmp_path / "lacking" / "checkpoints", 1, {"bank": {"rows": torch.eye(2)}}, {"step": 1})
     path = next((tmp_path / "lacking" / "checkpoints").glob("step-*"))
     refused(network, path, r"step-00000001 holds no model, only bank")
