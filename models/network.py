@@ -128,7 +128,9 @@ class Network(nn.Module):
             return self.encoder(batch.views[0]).unflatten(0, (-1, images))
         feature_VBF = torch.cat([self.encoder(views).unflatten(0, (-1, images)) for views in batch.views])
         order = sorted(range(len(batch.numbers)), key=batch.numbers.__getitem__)
-        return feature_VBF if order == list(range(len(order))) else feature_VBF[order]
+        if order == list(range(len(order))):
+            return feature_VBF
+        return torch.stack([feature_VBF[place] for place in order])  # a list of indices would come from the host
 
     def _project(self, feature_VBF: Tensor) -> Tensor:
         if len(self.projector) == 1:

@@ -165,8 +165,8 @@ def offered_to(method: Method, pair: Pair, outputs: Outputs, memory: Memory, ima
     row_B, valid_B = (gather(part).flatten() for part in (images.row_B, images.valid_B))
     embedding_VBD = everyone(outputs.embedding_VBD)
     views = len(method.key_views)
-    if views < len(embedding_VBD):
-        embedding_VBD = embedding_VBD[list(method.key_views)]
+    if views < len(embedding_VBD):  # not by a list of indices, which would be copied from the host
+        embedding_VBD = torch.stack([embedding_VBD[view] for view in method.key_views])
     return Offered(embedding_VBD.flatten(0, 1), row_B.repeat(views), valid_B.repeat(views))
 
 

@@ -16,7 +16,7 @@ from viewmill.models.network import Batch, Network
 from viewmill.objectives import candidates, objective
 from viewmill.objectives import memory as memories
 from viewmill.pipeline.loader import BetonLoader
-from viewmill.pipeline.views.recipe import RECIPES, Blur, Jitter, Recipe, View
+from viewmill.pipeline.views.recipe import Blur, Jitter, Recipe, View, contrasted
 from viewmill.training.optimisers import set_learning_rate_, sgd
 from viewmill.training.update import DelayedRead, Part, backward, start, update_
 
@@ -60,10 +60,11 @@ def test_a_step_never_waits_for_the_device(photo_beton, name, dtype):
     set_learning_rate_(optimiser, 0.01)
     scaler, late = start(scaled=dtype == torch.float16, device=device), DelayedRead()
     memory = memories.start(method, rows=len(photo_beton), batch=8, dimension=8, seed=0, device=device)
-    with loader(photo_beton, RECIPES[method.recipe](32), "cuda") as source:
+    recipe = contrasted(method.recipe, 32, views=method.views, network=method.network)
+    with loader(photo_beton, recipe, "cuda") as source:
         for number, batch in enumerate(source.epoch(0)):
             torch.cuda.set_sync_debug_mode("error" if number else "default")  # the first step may allocate and tune
-            moment, seen = Moment(number, 100, 10), Batch(batch.views, batch.row_B, number)
+            moment, seen = Moment(number, 100, 10), Batch(batch.views, batch.row_B, number, range(method.views))
             drawn = candidates.draw(method, len(photo_beton), batch.host_row_B, moment, seed=0, device=device)
             images = objective.Images(batch.row_B, batch.valid_B, drawn, None, batch.views)
             with torch.autocast("cuda", dtype=dtype):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..console import say
 from ..distributed import rendezvous
 from ..methods.method import Method
-from ..pipeline.views.recipe import RECIPES, Recipe, View, in_parts, with_views
+from ..pipeline.views.recipe import Recipe, View, contrasted
 from ..pipeline.views.recipe_file import recipe_of
 from ..settings.training import Views
 from .run_config import recorded
@@ -71,12 +71,7 @@ def recipe_for(views: Views, name: str, method: Method) -> Recipe:
 
 def own_recipe(method: Method, size: int) -> Recipe:
     """The recipe of a method, with as many views or parts as it contrasts."""
-    own = RECIPES[method.recipe](size)
-    if method.network == "shared" and method.views != len(own.views):
-        return with_views(own, method.views)
-    if method.network == "colour" and method.views != len(own.tensors):
-        return in_parts(own, method.views)
-    return own
+    return contrasted(method.recipe, size, views=method.views, network=method.network)
 
 
 def _check_shared(recipe: Recipe, told: str, name: str, method: Method) -> None:

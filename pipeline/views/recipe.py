@@ -252,3 +252,13 @@ RECIPES: dict[str, Callable[[int], Recipe]] = {
     "pirl": pirl,
     "weak": weak,
 }
+
+
+def contrasted(name: str, size: int, *, views: int, network: Literal["shared", "colour", "jigsaw"]) -> Recipe:
+    """The recipe `name` at `size` px with so many views for one encoder, or parts for one encoder each."""
+    own = RECIPES[name](size)
+    if network == "shared" and views != len(own.views):
+        return with_views(own, views)
+    if network == "colour" and views != len(own.tensors):
+        return in_parts(own, views)
+    return own

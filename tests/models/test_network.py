@@ -16,6 +16,7 @@ from viewmill.methods.terms import BoundedGaussian, FixedGaussian, VonMisesFishe
 from viewmill.models.momentum import ema_copy, ema_update_, momentum_at
 from viewmill.models.network import Batch, Colour, Network
 from viewmill.pipeline.views.recipe import RECIPES
+from viewmill.training.loaders import own_recipe
 
 SIZE, COUNT, OUT = 16, 5, 6
 PLAIN = Architecture("resnet18", width=2, size=SIZE, hidden=8, out=OUT)
@@ -24,9 +25,9 @@ SETTINGS = {"encoder": "resnet18", "width": 2, "size": SIZE, "hidden": 8, "embed
 
 
 def views_of(recipe, count=COUNT, seed=0):
-    """Tensors as a ViewBatch of `recipe` has them."""
+    """Tensors as a ViewBatch of `recipe`, or of one that is called so, has them."""
     generator = torch.Generator().manual_seed(seed)
-    made = RECIPES[recipe](SIZE)
+    made = RECIPES[recipe](SIZE) if isinstance(recipe, str) else recipe
     sizes = [(len(made.groups[group]), made.views[made.groups[group][0]].size, n) for group, _, n in made.tensors]
     return tuple(torch.randn(views * count, channels, side, side, generator=generator) for views, side, channels in sizes)
 
@@ -44,8 +45,8 @@ def built(made_of, seed=0):
 def test_each_method_has_a_network_that_yields_what_its_loss_asks_for(name):
     method = METHODS[name]
     network = built(architecture(SETTINGS, method))
-    outputs = network(batch(method.recipe))
-    views = 2 if method.recipe != "instance" else 1
+    views = method.views
+    outputs = network(batch(own_recipe(method, SIZE))._replace(numbers=range(views)))
     assert outputs.embedding_VBD.shape == outputs.projected_VBD.shape == (views, COUNT, OUT)
     torch.testing.assert_close(outputs.embedding_VBD.norm(dim=2), torch.ones(views, COUNT))
     assert (outputs.sample_VBD is not None) == method.samples_embedding

@@ -22,6 +22,7 @@ from viewmill.objectives import memory as memories
 from viewmill.objectives.objective import Images, loss
 from viewmill.pipeline.views import photometrics_device, plan
 from viewmill.pipeline.views.recipe import RECIPES
+from viewmill.training.loaders import own_recipe
 
 ROWS = 200
 
@@ -67,7 +68,7 @@ def test_network_loss_and_memory_stay_on_their_device_and_never_wait_for_it(name
         monkeypatch.setattr("viewmill.objectives.attach.BLOCK", 100)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, **options: self)  # fake parameters cannot change their layout
     settings = {"encoder": "resnet18", "width": 2, "size": 16, "hidden": 8, "embedding": 6, "seed": 0, "batch_norm": "local"}
-    made, now = RECIPES[method.recipe](16), Moment(1, 100, 10)
+    made, now = own_recipe(method, 16), Moment(1, 100, 10)
     with FakeTensorMode():
         memory = memories.start(method, rows=ROWS, batch=4, dimension=6, seed=0, device=cuda)
         with cuda:
@@ -84,7 +85,7 @@ def test_network_loss_and_memory_stay_on_their_device_and_never_wait_for_it(name
             row_B, valid_B = torch.arange(4), torch.ones(4, dtype=torch.bool)
             batch = Images(row_B, valid_B, candidate_M, torch.arange(ROWS), views)
         with Watch():
-            outputs = network(Batch(views, row_B, 1))
+            outputs = network(Batch(views, row_B, 1, range(method.views)))
             if method.target is not None:
                 outputs = outputs._replace(target_VBD=outputs.embedding_VBD[: len(method.target_views)])
             result = loss(method, outputs, memory, batch, now)
