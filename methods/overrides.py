@@ -225,4 +225,5 @@ def summary(method: Method) -> tuple[str, str, str, str, str, str]:
     losses += [getattr(term, "estimator", type(term).__name__) for term in method.terms]
     if not method.contrast:
         region, positive, memory = "none", "other view", "none"
-    return method.recipe, positive, region, memory, " + ".join(losses), method.source
+    views = method.recipe if isinstance(method.contrast, tuple) else f"{method.recipe}, {method.views}"
+    return views, positive, region, memory, " + ".join(losses), method.source

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..console import duration, opening
+from ..methods.method import Method
 from ..methods.overrides import summary, values
 from ..methods.parts import Queue
 from ..methods.table import METHODS
@@ -30,7 +31,7 @@ def plan(config: Train, run: Pretraining, given: str) -> None:
     settings, world, device = run.settings, run.accelerator.num_processes, run.accelerator.device
     network, views, optimisation = config.network, config.views, config.optimisation
     count = sum(parameter.numel() for parameter in run.state.network.parameters())
-    own_views, positive, negatives, memory, loss, source = summary(run.method)
+    _, positive, negatives, memory, loss, source = summary(run.method)
     rate = f"rate {peak_rate(optimisation, run.method):g} {optimisation.schedule}"
     share = f", {settings['batch'] // world} on each of {world} processes" if world > 1 else ""
     gathered = f", {optimisation.accumulate} batches an update" if optimisation.accumulate > 1 else ""
@@ -44,10 +45,11 @@ def plan(config: Train, run: Pretraining, given: str) -> None:
         ("data", f"{config.data}: {len(run.beton):,} images, {f'{classes} classes' if classes > 0 else 'no classes'}"),
         (
             "views",
-            f"{views.recipe or own_views} at {views.size} px; {run.loader.engine_name} engine, colours on the "
+            f"{views.recipe or run.method.recipe} at {views.size} px; {run.loader.engine_name} engine, colours on the "
             f"{run.loader.placement}",
         ),
         ("method", f"{config.method} ({source}): positive {positive}; negatives {negatives}; memory {memory}; {loss}"),
+        *_pairs_row(run.method),
         *settings_rows(run, assigned=config.set),
         ("encoder", f"{network.encoder}, {count / 1e6:.1f} M parameters with heads, batch norm {network.batch_norm}"),
         ("begins with", given or f"random weights of seed {config.seed}"),
@@ -61,6 +63,15 @@ def plan(config: Train, run: Pretraining, given: str) -> None:
     if device.type == "cpu" and run.first < run.steps:
         rows.insert(-1, ("time", _estimate(run, network, views)))
     opening(f"viewmill train {config.method}", rows)
+
+
+def _pairs_row(method: Method) -> list[tuple[str, str]]:
+    """Which views are contrasted with which, where that is more than both ways between two."""
+    views, keys = method.views, len(method.key_views)
+    if views <= 2 or not method.pairs:
+        return []
+    alone = f", {views - keys} of them anchors alone" if keys < views else ""
+    return [("pairs", f"{len(method.pairs)} of {views} views{alone}; the bound is the mean of theirs")]
 
 
 def _estimate(run: Pretraining, network: Network, views: Views) -> str:

@@ -160,3 +160,12 @@ def test_more_views_leave_the_rows_of_the_table_what_they_were():
     assert METHODS["simclr"].views == METHODS["simclr"].online_views == 2
     assert replace(METHODS["moco-v2"]).target_views == (1,)
     assert METHODS["cmc"].banks == 2
+
+
+def test_the_plan_says_what_is_contrasted_beyond_two_views(photo_beton, tmp_path, capsys):
+    start = ["train", "--data", str(photo_beton.path), *TINY, "--steps", "1"]
+    assert main([*start, "--out", str(tmp_path / "a"), "simclr-multicrop"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "pairs 14 of 8 views, 6 of them anchors alone; the bound is the mean of theirs" in told
+    assert main([*start, "--out", str(tmp_path / "b"), "simclr"]) == 0
+    assert "pairs" not in capsys.readouterr().err
