@@ -30,6 +30,8 @@ FITTING = {  # what makes a method's memory fit 64 images
     "ring": ("region.inner=0.05", "region.outer=0.5"),
     "nearest": ("region.count=30", "positives.rows_per_cluster=8", "positives.clusterings=2", "warm_start=0.5"),
     "queue": ("memory.size=128",),
+    "bank": ("memory.unvisited=random",),  # presets of a long run, so that three steps learn from the bank
+    "waiting": ("warm_start=0",),
 }
 OF_TIME = ("time", "seconds", "images_per_s", "wait", "left_s", "memory_bytes", "saved_step", "saved_age_s")
 OF_RESULTS = ("task", "encoder", "protocol", "top1", "top5", "mean_class", "interval")
@@ -88,6 +90,10 @@ def fitting(name: str) -> tuple[str, ...]:
         chosen += FITTING["ring"]
     if "region.count" in told:
         chosen += FITTING["nearest"]
+    if "memory.unvisited" in told:
+        chosen += FITTING["bank"]
+    if told.get("region.inner") is not None and ("memory.unvisited" in told or "memory.size" in told):
+        chosen += FITTING["waiting"]
     return ("--set", *chosen) if chosen else ()
 
 
@@ -110,6 +116,11 @@ def traces(folder: Path) -> Iterator[tuple[str, Any]]:
         run = folder / digest(title.encode())
         command("train", method, "--data", data, *SMALL, *fitting(method), *more, "--steps", 4, "--out", run)
         yield title, of_run(run)
+    for name in ("cmc-ring", "la", "moco-v2-ring"):  # with the presets of a short run, through the end of the warm start
+        run, own = folder / f"short-{name}", ("warm_start=0.5", *FITTING["bank"])
+        told = [each for each in fitting(name)[1:] if each not in (*own, *FITTING["waiting"])]
+        command("train", name, "--data", data, *SMALL, "--set", *told, "--steps", 20, "--out", run)
+        yield f"short run of {name}", of_run(run)
     command("inspect", data, "--grid", folder / "grid.png")
     yield "grid of views", digest(read_bytes(folder / "grid.png"))
     both = ("--train", data, "--test", data)

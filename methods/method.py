@@ -15,6 +15,7 @@ from .parts import (
     Clusters,
     Everything,
     InfoNCE,
+    Nearest,
     Neighbours,
     Own,
     Queue,
@@ -60,6 +61,9 @@ class Method:
         target: the momentum encoder; None where there is none.
         warm_start: epochs of instance discrimination (everything may be a negative, the own row is the positive) before
             region and positives come into force; the bank is handed over.
+        ranked_share: of the anchors, how many must have their own row within the region's edge before the warm start is
+            over; 0 where the clock alone tells.
+        latest: share of the run after which the warm start is over whatever the ranking is worth.
         source: where it was published.
     """
 
@@ -75,6 +79,8 @@ class Method:
     head: Head | None = None
     target: Momentum | None = None
     warm_start: float = 0.0
+    ranked_share: float = 0.0
+    latest: float = 0.75
     learning_rate: float = 0.03
 
     def __post_init__(self) -> None:
@@ -116,6 +122,8 @@ class Method:
             two = not isinstance(term, VICReg | BarlowTwins | Bootstrap) or views == 2
             yield two, f"the term {type(term).__name__} is of two views, not of {views}"
         yield 0 <= self.warm_start < math.inf, f"warm_start must be 0 or more epochs, got {self.warm_start}"
+        yield 0 <= self.ranked_share <= 1, f"ranked_share is a share of the anchors, 0 to 1, got {self.ranked_share}"
+        yield 0 < self.latest <= 1, f"latest is a share of the run, above 0 and at most 1, got {self.latest}"
         for term in self.terms:
             if isinstance(term, Superfluous):
                 heads = " or ".join(head.__name__ for head in ESTIMATED[term.estimator])
@@ -136,7 +144,8 @@ class Method:
             "nothing asks for a momentum encoder: only a queue and BYOL's term do",
         )
         plain = isinstance(self.region, Everything) and isinstance(self.positives, Own)
-        yield self.warm_start == 0 or not plain, "a warm start is of everything and the own row, which is all there is here"
+        waits = self.warm_start > 0 or self.ranked_share > 0
+        yield not (waits and plain), "a warm start is of everything and the own row, which is all there is here"
         yield self.head is None or self.network != "jigsaw", "a network with a jigsaw has no random head"
 
     @cached_property
@@ -196,14 +205,21 @@ class Method:
         return any(isinstance(term, OwnReconstruction) for term in self.terms)
 
     def first_step(self, steps_per_epoch: int) -> int:
-        """The first step after the warm start."""
+        """The first step after the warm start, where the clock alone tells."""
         return math.ceil(round(self.warm_start * steps_per_epoch, 9))
 
-    def at(self, moment: Moment) -> "Method":
-        """The method that holds at `moment`: instance discrimination while a warm start lasts."""
-        if moment.step >= self.first_step(moment.steps_per_epoch):
+    def last_step(self, moment: Moment) -> int:
+        """The step at which a warm start that waits for the ranking is over at the latest."""
+        return max(self.first_step(moment.steps_per_epoch), math.ceil(round(self.latest * moment.steps, 9)))
+
+    def at(self, moment: Moment, *, first: int | None = None) -> "Method":
+        """The method that holds at `moment`: instance discrimination while a warm start lasts.
+
+        `first` is the step that ends it, where the clock alone does not tell.
+        """
+        if moment.step >= (self.first_step(moment.steps_per_epoch) if first is None else first):
             return self
-        return replace(self, positives=Own(), region=Everything(), warm_start=0.0)
+        return replace(self, positives=Own(), region=Everything(), warm_start=0.0, ranked_share=0.0)
 
 
 def bounded(method: Method, *, rows: int) -> Method:
@@ -215,6 +231,22 @@ def bounded(method: Method, *, rows: int) -> Method:
     if not isinstance(method.memory, Queue) or method.memory.size <= rows:
         return method
     return replace(method, memory=replace(method.memory, size=rows))
+
+
+def ranking_edge(method: Method, *, rows: int) -> float:
+    """Which share of the ranking an anchor's own row must lie in, for the region to ask for something that can be had.
+
+    Beyond the outer edge of a region, each of its negatives is nearer to the anchor than the anchor's own image. Neighbours
+    that are positives are told from others no better than the own row, so there it is the inner edge.
+    """
+    match method.region:
+        case Ring() as ring:
+            inner, outer = ring.edges(ring.outer)
+            return inner if isinstance(method.positives, Neighbours) else outer
+        case Nearest(count=count):
+            return min(1.0, count / rows)
+        case _:
+            return Ring().outer
 
 
 MIN_CANDIDATES = 16_384  # below, the sampled edges of a 1..10 % ring blur: KS to the exact ring .009 at this size

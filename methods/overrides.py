@@ -29,7 +29,7 @@ from .table import METHODS
 from .terms import HEADS, FixedGaussian, Momentum
 
 FIXED = ("recipe", "learning_rate", "source", "network")  # two have flags of their own, two are what the method is
-CONTRASTED = ("region", "positives", "memory", "bound", "warm_start")  # what only a contrast has
+CONTRASTED = ("region", "positives", "memory", "bound", "warm_start", "ranked_share", "latest")  # what only a contrast has
 WITHIN = ("anchor", "key")  # of a pair: which views they are is what the method is
 KINDS: dict[str, dict[str, Any]] = {  # parts that may be put in another's place, by name: `--set region=ring`
     "contrast": {"graph": Graph(), "list": Listed()},

@@ -154,13 +154,19 @@ class Bank:
         momentum: share of the old row kept at each visit (.5 in arXiv 1805.01978; 0 in the ring release).
         negatives: K - 1, how many rows of the region take part; fewer where the region holds fewer.
         exact: rank all rows of a large bank, not a sample of them.
+        unvisited: what an image is drawn to while its row has never been written: "random" is the direction that the row
+            began with, of which `momentum` stays in it at each visit (as released); "own" is what is about to be written
+            there, the other view's embedding, and where that is the anchor itself the image waits for its next visit.
     """
 
     momentum: float = 0.5
     negatives: int = 4095
     exact: bool = False
+    unvisited: Literal["random", "own"] = "random"
 
     def __post_init__(self) -> None:
+        known = self.unvisited in ("random", "own")
+        _check(known, f"a row before its first visit is random or own, got {self.unvisited!r}")
         _check(0 <= self.momentum < 1, f"the bank's momentum must lie in [0, 1), got {self.momentum}")
         _check(self.negatives >= 1, f"negatives must be at least 1, got {self.negatives}")
 

@@ -17,8 +17,10 @@ def start(rows: int, dimension: int, *, seed: int, device: torch.device) -> Tens
 
 
 @torch.no_grad()
-def write_(bank_ND: Tensor, row_B: Tensor, embedding_BD: Tensor, valid_B: Tensor, *, momentum: float) -> Tensor:
+def write_(bank_ND: Tensor, row_B: Tensor, embedding_BD: Tensor, valid_B: Tensor, *, momentum: float | Tensor) -> Tensor:
     """bank[row] <- normalise(momentum * bank[row] + (1 - momentum) * embedding), without waiting for the device.
+
+    `momentum` is one for all rows, or one for each as [B, 1].
 
     Returns [B] bool: which rows were written. A row stays as it is where its image was not valid, where the embedding is not
     finite or has no direction, and where old and new cancel (antipodal at momentum .5): one NaN row would poison every later

@@ -140,6 +140,10 @@ def _contrasted(asked: Anchors, where: Window, selected: Selected, common: InCom
         log_partition = None
     else:
         loss_B, log_partition = _loss(asked, selected, numerator_B)
+    pair, memory = asked.pair, asked.memory
+    if isinstance(method.memory, Bank) and method.memory.unvisited == "own" and pair.anchor == pair.key:
+        # its own positive, from which there is nothing to learn: the first visit writes the row, the next one learns from it
+        loss_B = torch.where(memory["bank_step"][asked.images.row_B] != NEVER, loss_B, 0)
     if not observe:
         return Contrasted(loss_B, {}, log_partition)
     about = (asked.anchor_BD, asked.offered, asked.memory, asked.images, asked.moment)
@@ -173,7 +177,11 @@ def offered_to(method: Method, pair: Pair, outputs: Outputs, memory: Memory, ima
 def positive_of(method: Method, pair: Pair, outputs: Outputs, memory: Memory, images: Images) -> Tensor:
     """[B, D] the positive of each anchor of a pair."""
     if isinstance(method.memory, Bank):
-        return memory[bank_of(pair.key)][images.row_B]
+        positive_BD = memory[bank_of(pair.key)][images.row_B]
+        if method.memory.unvisited == "random":
+            return positive_BD
+        written_B = memory["bank_step"][images.row_B] != NEVER
+        return torch.where(written_B[:, None], positive_BD, outputs.embedding_VBD[pair.key].detach())
     if isinstance(method.memory, Queue):
         assert outputs.target_VBD is not None
         return outputs.target_VBD[method.target_views.index(pair.key)]

@@ -3,7 +3,8 @@
 "bank" ("second_bank" and so on where further views are keys, as with CMC): one embedding per image; "bank_step": the step
 that wrote each row last; "labels" ("second_labels"): k-means clusters, one line per clustering; "queue" and "queue_row":
 MoCo's keys and the images they show; "log_partition": NCE's Z per pair, and "partition_steps" how many steps have told it;
-"outer": the state of an adaptive schedule, the one tensor that lives on the host, since it decides how many rows are ranked.
+"outer": the state of an adaptive schedule, and "ranked": that of a warm start that waits (`warm_start`). These two live on
+the host, since they decide how many rows are ranked.
 
 Shape suffixes: V = views, B = images of this rank, W = ranks, D = embedding.
 """
@@ -18,10 +19,11 @@ from ..methods.method import Method, candidate_count
 from ..methods.outputs import Outputs
 from ..methods.parts import NCE, Bank, Batch, Clusters, Queue, Ring, SameCluster
 from ..methods.schedules import ADAPTIVE, HEARD_EVERY, REMEMBERED, Moment, adapt_
-from . import bank, queue
+from . import bank, queue, warm_start
 from .clusters import cluster_labels
 from .images import Images
 from .regions import window
+from .warm_start import first_step, in_force
 
 Memory = dict[str, Tensor]
 
@@ -71,7 +73,14 @@ def start(method: Method, *, rows: int, batch: int, dimension: int, seed: int, d
     if isinstance(method.region, Ring) and method.region.anneal is not None and method.region.anneal.kind in ADAPTIVE:
         memory["outer"] = torch.zeros(REMEMBERED, dtype=torch.float64)
         memory["outer"][0] = method.region.anneal.start
+    if method.ranked_share > 0 and method.contrast:
+        memory["ranked"] = warm_start.start()
     return memory
+
+
+def rows_of(memory: Memory) -> int:
+    """How many rows a bank or a queue holds; 1 where there is neither."""
+    return next((len(memory[name]) for name in ("bank", "queue") if name in memory), 1)
 
 
 def as_before_(memory: Memory) -> None:
@@ -110,7 +119,7 @@ def _clusters(method: Method) -> Clusters:
 
 def outer_edge(method: Method, memory: Memory, moment: Moment) -> float | None:
     """Where the ring's outer edge stands; None where it does not move."""
-    if not isinstance(method.region, Ring) or method.region.anneal is None or method.at(moment) is not method:
+    if not isinstance(method.region, Ring) or method.region.anneal is None or in_force(method, memory, moment) is not method:
         return None
     if "outer" in memory:
         return float(memory["outer"][0])
@@ -119,7 +128,7 @@ def outer_edge(method: Method, memory: Memory, moment: Moment) -> float | None:
 
 def listens(method: Method, memory: Memory, moment: Moment) -> bool:
     """Whether an adaptive schedule is to hear the loss of `moment`: every tenth or each step, whatever a run logs."""
-    if "outer" not in memory or method.at(moment) is not method:
+    if "outer" not in memory or in_force(method, memory, moment) is not method:
         return False
     anneal = method.region.anneal if isinstance(method.region, Ring) else None
     return anneal is not None and (moment.step + 1) % HEARD_EVERY[anneal.kind] == 0
@@ -141,9 +150,12 @@ def write_(
     """
     if isinstance(method.memory, Bank) and method.banks:
         row_B, valid_B = (gather(part).flatten() for part in (images.row_B, images.valid_B))
+        momentum: float | Tensor = method.memory.momentum
+        if method.memory.unvisited == "own":  # nothing of what a row began with stays in it
+            momentum = momentum * (memory["bank_step"][row_B] != NEVER)[:, None].to(memory["bank"].dtype)
         for index in range(method.banks):
             new_BD = gather(outputs.embedding_VBD[index].detach()).flatten(0, 1)
-            written_B = bank.write_(memory[bank_of(index)], row_B, new_BD, valid_B, momentum=method.memory.momentum)
+            written_B = bank.write_(memory[bank_of(index)], row_B, new_BD, valid_B, momentum=momentum)
             if index == 0:
                 step_B = torch.where(written_B, moment.step, memory["bank_step"][row_B])
                 memory["bank_step"].index_copy_(0, row_B, step_B)
@@ -160,10 +172,10 @@ def refresh_(method: Method, memory: Memory, moment: Moment) -> bool:
 
     Returns whether it did. Takes seconds; the main process finds them and tells the others.
     """
-    if not uses_clusters(method) or method.at(moment) is not method:
+    if not uses_clusters(method) or in_force(method, memory, moment) is not method:
         return False
     clusters = _clusters(method)
-    if (moment.step - method.first_step(moment.steps_per_epoch)) % (clusters.every * moment.steps_per_epoch):
+    if (moment.step - first_step(method, memory, moment)) % (clusters.every * moment.steps_per_epoch):
         return False
     seeds = [FIRST_CLUSTERING_SEED + h for h in range(clusters.clusterings)]
     for index in range(method.banks):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..distributed.collectives import everyone, gather, mean_weight
-from ..methods.method import Method
+from ..methods.method import Method, ranking_edge
 from ..methods.outputs import Outputs
 from ..methods.schedules import Moment
 from . import diagnostics, losses
@@ -17,7 +17,8 @@ from .alarms import OBSERVER_TEMPERATURE
 from .bounds import info_nce
 from .contrast import contrasts
 from .images import Images
-from .memory import Memory
+from .memory import NEVER, Memory, rows_of
+from .warm_start import in_force
 
 
 class Result(NamedTuple):
@@ -34,12 +35,13 @@ class Result(NamedTuple):
 def loss(
     method: Method, outputs: Outputs, memory: Memory, images: Images, moment: Moment, *, observe: bool = True
 ) -> Result:
-    """The loss of a batch under the method that holds at `moment`; without `observe` the loss is the only scalar.
+    """The loss of a batch under the method that is in force at `moment`; without `observe` the loss is the only scalar.
 
     Each rank's loss is the mean over its own images, scaled so that the mean over ranks is the mean over all valid ones.
     Always in max(float32, input dtype): bf16 similarities change ranks at a ring's edges.
     """
-    method = method.at(moment)
+    edge = ranking_edge(method, rows=rows_of(memory)) if method.ranked_share > 0 else None
+    method = in_force(method, memory, moment)
     with torch.autocast(images.row_B.device.type, enabled=False):
         outputs = losses.precise(outputs)
         weight_B = mean_weight(images.valid_B, outputs.embedding_VBD.dtype)
@@ -56,9 +58,20 @@ def loss(
             log_partition = torch.stack(partitions)
             told = torch.isfinite(log_partition).all()
             pending = {"log_partition": log_partition, "partition_steps": memory["partition_steps"] + told}
+        if observe and edge is not None:
+            for part in done:
+                part.facts["ranked"] = _ranked(part.facts["nearer"], edge, memory, images)
         if observe:
             scalars |= _observed(outputs, images, [part.facts for part in done], weight_B)
     return Result(total, {"loss": total.detach()} | {name: value.detach() for name, value in scalars.items()}, pending)
+
+
+def _ranked(nearer_B: Tensor, edge: float, memory: Memory, images: Images) -> Tensor:
+    """[B]: 1 where the anchor's own row, once it is written, lies within this share of the ranking."""
+    within_B = nearer_B < edge
+    if "bank_step" in memory:
+        within_B &= memory["bank_step"][images.row_B] != NEVER
+    return within_B.to(nearer_B.dtype)
 
 
 @torch.no_grad()

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from ..console import duration, opening
 from ..methods.method import Method
+from ..methods.method import ranking_edge
 from ..methods.overrides import summary, values
-from ..methods.parts import Queue
+from ..methods.parts import Bank, Queue
 from ..methods.table import METHODS
+from ..objectives.memory import rows_of
 from ..settings import Train
 from ..settings.training import Network, Views
 from .options import QUEUE, peak_rate
@@ -103,6 +105,7 @@ def settings_rows(run: Pretraining, *, assigned: Sequence[str]) -> list[tuple[st
     unlike = [name for name in dict.fromkeys((*own, *preset)) if own.get(name) != preset.get(name)]
     told = [f"{name} {_said(own.get(name))} (preset {_said(preset.get(name))})" for name in unlike]
     rows = [("settings", "; ".join(told))] if told else []
+    rows += [("short run", text) for text in [_short_run(run, assigned)] if text]
     if not isinstance(run.method.memory, Queue):
         return rows
     size, images = run.method.memory.size, len(run.beton)
@@ -118,6 +121,27 @@ def settings_rows(run: Pretraining, *, assigned: Sequence[str]) -> list[tuple[st
             )
         )
     return rows
+
+
+def _short_run(run: Pretraining, assigned: Sequence[str]) -> str:
+    """Which presets were made for a run of few epochs, why, and what keeps those of the sources; "" for none."""
+    method, names = run.method, {assignment.partition("=")[0] for assignment in assigned}
+    found = []
+    if isinstance(method.memory, Bank) and method.memory.unvisited == "own" and "memory.unvisited" not in names:
+        rate = METHODS[run.settings["method"]].learning_rate
+        slower = "" if method.learning_rate == rate else f", at {method.learning_rate:g} for SGD's usual rate of {rate:g}"
+        found.append(f"the bank is filled before it is learnt from{slower} (--set memory.unvisited=random: not)")
+    if method.ranked_share > 0 and not names & {"warm_start", "ranked_share"}:
+        edge = ranking_edge(method, rows=rows_of(run.state.memory))
+        found.append(
+            f"region and positives are in force after {method.warm_start:g} epochs, once {method.ranked_share:.0%} of the "
+            f"anchors have their own row among the nearest {edge:.3g} of all, at {method.latest:.0%} of the run at the "
+            "latest (--set warm_start=0: at once)"
+        )
+    if not found:
+        return ""
+    memory = "queue" if isinstance(method.memory, Queue) else "bank"
+    return f"{run.steps / run.per_epoch:.3g} epochs renew a {memory} so often: " + "; ".join(found)
 
 
 def _said(value: object) -> str:

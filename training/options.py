@@ -2,12 +2,14 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..files.typed import check_settings
 from ..methods.method import Method, bounded
-from ..methods.overrides import changed, method_named
-from ..methods.parts import Queue
+from ..methods.overrides import changed, method_named, values
+from ..methods.parts import Bank, Everything, Own, Queue
+from ..pipeline.order import steps_per_epoch
 from ..settings import Train
 from ..settings.training import Optimisation
 
@@ -37,6 +39,57 @@ def method_of(config: Train) -> Method:
     if config.network.batch_norm == "shuffled" and method.target is None:
         raise ValueError(f"--batch-norm shuffled is for momentum encoders, and {config.method} has none: use local")
     return method
+
+
+LONG = 100  # epochs from which on the presets are those of the sources, which train for 200
+RATE_OF = 30  # epochs: a bank that is renewed less often is learnt from at so much less a rate
+RANKED = 0.5  # of the anchors; and no warm start lasts longer than Method.latest of a run
+BY_CLOCK = ("warm_start", "ranked_share", "latest")  # with one of them set by hand none is chosen
+SHORT = ("memory.unvisited", "warm_start", "ranked_share", "latest")  # what is chosen for a short run
+
+
+def for_run(
+    method: Method, *, assigned: Sequence[str], rows: int, epochs: float, earlier: Mapping[str, Any] | None = None
+) -> Method:
+    """The method for a run of `epochs` over so many images: presets that nobody has `assigned` by --set fit them.
+
+    `epochs` are how many times each row of a bank or a queue is renewed. A run that goes on has the presets that it began
+    with, of which `earlier`, its configuration, tells.
+    """
+    names = [assignment.partition("=")[0] for assignment in assigned]
+    began = (earlier or {}).get("objective")
+    if began:
+        kept = [f"{name}={began[name]}" for name in SHORT if name not in names and name in began]
+        method = changed(method, [each for each in kept if each.partition("=")[0] in dict(values(method))])
+    elif epochs < LONG:
+        method = _short(method, names, epochs)
+    if isinstance(method.memory, Bank) and method.memory.unvisited == "own":
+        method = replace(method, learning_rate=method.learning_rate * min(1.0, epochs / RATE_OF))
+    return for_images(method, assigned=assigned, rows=rows, earlier=earlier or {})
+
+
+def epochs_of(config: Train, rows: int) -> float:
+    """How often a run sees each of `rows` images."""
+    optimisation = config.optimisation
+    if not optimisation.steps:
+        return optimisation.epochs
+    return optimisation.steps / max(1, steps_per_epoch(rows, optimisation.batch))
+
+
+def _short(method: Method, names: Sequence[str], epochs: float) -> Method:
+    """The method for a bank or a queue that is renewed but a few times, whose ranking is worth little at first.
+
+    A bank is filled before it is learnt from. A region comes into force when the bank has been filled, and RANKED of the
+    anchors have their own row within its edge.
+    """
+    if isinstance(method.memory, Bank) and "memory.unvisited" not in names:
+        method = replace(method, memory=replace(method.memory, unvisited="own"))
+    plain = isinstance(method.region, Everything) and isinstance(method.positives, Own)
+    by_hand = any(name.partition(".")[0] in BY_CLOCK or name.startswith("region.anneal") for name in names)
+    if plain or by_hand or not isinstance(method.memory, Bank | Queue) or not method.contrast:
+        return method
+    first = max(1.0, min(method.warm_start, epochs / 10))
+    return replace(method, warm_start=first, ranked_share=RANKED)
 
 
 def for_images(method: Method, *, assigned: Sequence[str], rows: int, earlier: Mapping[str, Any]) -> Method:

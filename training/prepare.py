@@ -19,7 +19,7 @@ from ..settings import Train
 from ..settings.parts import flat
 from .announce import plan
 from .loaders import colours_of, open_loader
-from .options import FREE, for_images
+from .options import FREE, epochs_of, for_run
 from .pretraining import Pretraining
 from .resume import begun, take_up_
 from .run_config import FORMAT, recorded, settle_config
@@ -28,7 +28,9 @@ from .state import Settings, build
 
 def prepare(config: Train, method: Method, beton: Beton, accelerator: Accelerator, stack: ExitStack) -> Pretraining:
     """Loader and state of a run, continued where it stands; raises ValueError for what does not fit."""
-    method = for_images(method, assigned=config.set, rows=len(beton), earlier=recorded(config.out))
+    method = for_run(
+        method, assigned=config.set, rows=len(beton), epochs=epochs_of(config, len(beton)), earlier=recorded(config.out)
+    )
     optimisation, checkpoints = config.optimisation, config.checkpoints
     begun_with = {"batch": optimisation.batch, "seed": config.seed, "out": config.out}
     loader = stack.enter_context(closing(open_loader(config.views, config.method, method, beton, accelerator, **begun_with)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..methods.method import Method
 from ..methods.schedules import Moment
-from ..objectives import memory
+from ..objectives import memory, warm_start
 from ..objectives.losses import derived
 from ..objectives.memory import outer_edge
 from ..pipeline.beton.reader import Beton
@@ -46,9 +46,12 @@ class Pretraining(Run):
         return rate_at(step, steps=self.steps, warmup=warmup, peak=peak, shape=self.optimisation.schedule)
 
     def observes(self, done: int, *, due: bool) -> bool:
-        """Before a checkpoint too, and where an adaptive schedule is to hear the loss."""
+        """Before a checkpoint too, and where a schedule is to hear the loss, or a warm start what the ranking is worth."""
         return (
-            super().observes(done, due=due) or memory.listens(self.method, self.state.memory, self.moment(done - 1)) or due
+            super().observes(done, due=due)
+            or memory.listens(self.method, self.state.memory, self.moment(done - 1))
+            or warm_start.waits(self.method, self.state.memory, self.moment(done - 1))
+            or due
         )
 
     def reporting(self) -> AbstractContextManager[Report]:
@@ -73,6 +76,7 @@ class Pretraining(Run):
         moment = self.moment(step)
         numbers = observed(self, output, moment)
         memory.hear_(self.method, self.state.memory, numbers["loss"], moment)
+        warm_start.judge_(self.method, self.state.memory, numbers.get("ranked"), moment)
         return numbers
 
     def loss(self, batch: ViewBatch, step: int, state: TrainState) -> Tensor:
@@ -85,6 +89,8 @@ def observed(run: Pretraining, output: StepOutput, moment: Moment) -> dict[str, 
     values: dict[str, Any] = {name: value.tolist() for name, value in run.accelerator.reduce(output.scalars, "mean").items()}
     edge = outer_edge(run.method, run.state.memory, moment)
     values |= derived(run.method, values, run.settings["embedding"]) | ({} if edge is None else {"outer": edge})
+    if "ranked" in run.state.memory:
+        values["in_force"] = int(warm_start.in_force(run.method, run.state.memory, moment) is run.method)
     if output.verdict is not None:
         values["grad_norm"] = output.verdict.norm.item()
     if run.optimisation.precision == "fp16":

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from ..methods.method import bounded
-from ..methods.overrides import assignments_of, method_named
+from ..methods.overrides import assignments_of, changed, method_named, values
 from ..pipeline.order import steps_per_epoch
 from ..settings import Finetune, Train
 from ..settings.parts import flags_of
-from .options import FREE
+from .options import FREE, SHORT, for_run
 from .run_config import FREE_OF_TUNING, Config
 
 
@@ -30,6 +30,11 @@ def _of_training(config: Config, path: Path) -> dict[str, Any]:
         assignments = assignments_of(row, config["objective"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    epochs = config["steps"] / steps_per_epoch(config["rows"], config["batch"])
+    chosen = for_run(changed(row, assignments), assigned=assignments, rows=config["rows"], epochs=epochs)
+    if dict(values(chosen)) != config["objective"]:  # what the run had, not what one of its length would have today
+        given = {assignment.partition("=")[0] for assignment in assignments}
+        assignments += [f"{name}={value}" for name, value in values(row) if name in SHORT and name not in given]
     by_epochs = config["epochs"] * steps_per_epoch(config["rows"], config["batch"])
     return {
         "set": assignments,

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from ..distributed.steps import seed_step
 from ..methods.method import Method
 from ..methods.schedules import Moment
-from ..objectives import candidates, memory, objective
+from ..objectives import candidates, memory, objective, warm_start
 from ..pipeline.loader import ViewBatch
 from .loop import StepOutput
 from .state import TrainState, advance_, forward, update_probe_
@@ -56,5 +56,6 @@ def loss_of(method: Method, batch: ViewBatch, moment: Moment, accelerator: Accel
 def images_of(state: TrainState, method: Method, batch: ViewBatch, moment: Moment) -> objective.Images:
     """Which images a batch shows, and which rows of the bank are on offer to them at `moment`."""
     settings, device = state.settings, batch.row_B.device
+    method = warm_start.in_force(method, state.memory, moment)
     candidate_M = candidates.draw(method, settings["rows"], batch.host_row_B, moment, seed=settings["seed"], device=device)
     return objective.Images(batch.row_B, batch.valid_B, candidate_M, state.label_N, batch.views)

@@ -109,12 +109,13 @@ def test_the_plan_of_a_run_is_told_before_its_first_step_in_ten_lines(beton, tmp
     assert done.code == 0, done.said()
     told = done.said().splitlines()
     first = next(at for at, line in enumerate(told) if line.startswith("viewmill train ring"))
-    names = [line.split("  ")[1] for line in told[first + 1 :] if line.startswith("  ") and line[2] != " "][:12]
+    names = [line.split("  ")[1] for line in told[first + 1 :] if line.startswith("  ") and line[2] != " "][:13]
     assert names == [
         "data",
         "views",
         "method",
         "settings",
+        "short run",
         "encoder",
         "begins with",
         "optimiser",
