@@ -15,7 +15,6 @@ from .parts import (
     Clusters,
     Everything,
     InfoNCE,
-    Nearest,
     Neighbours,
     Own,
     Queue,
@@ -231,22 +230,6 @@ def bounded(method: Method, *, rows: int) -> Method:
     if not isinstance(method.memory, Queue) or method.memory.size <= rows:
         return method
     return replace(method, memory=replace(method.memory, size=rows))
-
-
-def ranking_edge(method: Method, *, rows: int) -> float:
-    """Which share of the ranking an anchor's own row must lie in, for the region to ask for something that can be had.
-
-    Beyond the outer edge of a region, each of its negatives is nearer to the anchor than the anchor's own image. Neighbours
-    that are positives are told from others no better than the own row, so there it is the inner edge.
-    """
-    match method.region:
-        case Ring() as ring:
-            inner, outer = ring.edges(ring.outer)
-            return inner if isinstance(method.positives, Neighbours) else outer
-        case Nearest(count=count):
-            return min(1.0, count / rows)
-        case _:
-            return Ring().outer
 
 
 MIN_CANDIDATES = 16_384  # below, the sampled edges of a 1..10 % ring blur: KS to the exact ring .009 at this size

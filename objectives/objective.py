@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..distributed.collectives import everyone, gather, mean_weight
-from ..methods.method import Method, ranking_edge
+from ..methods.method import Method
 from ..methods.outputs import Outputs
 from ..methods.schedules import Moment
 from . import diagnostics, losses
@@ -18,7 +18,7 @@ from .bounds import info_nce
 from .contrast import contrasts
 from .images import Images
 from .memory import NEVER, Memory, rows_of
-from .warm_start import in_force
+from .warm_start import in_force, ranking_edge
 
 
 class Result(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which method is in force: instance discrimination until a warm start is over, by the clock or by what the ranking is worth.
+"""Which method is in force: instance discrimination until a warm start is over, by the clock or by the worth of the ranking.
 
 "ranked" in the memory is float64 [mean of the readings, how many there were, step since which the region is in force].
 """
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..methods.method import Method
+from ..methods.parts import Nearest, Neighbours, Ring
 from ..methods.schedules import Moment
 
 EVERY = 10  # steps between two readings of what the ranking is worth
@@ -19,8 +20,24 @@ WAITING = -1
 
 
 def start() -> Tensor:
-    """What a warm start that waits for the ranking knows at first; on the host, since it decides how many rows are ranked."""
+    """What a warm start that waits for the ranking knows at first; on the host, as it decides how many rows are ranked."""
     return torch.tensor([0.0, 0.0, WAITING], dtype=torch.float64)
+
+
+def ranking_edge(method: Method, *, rows: int) -> float:
+    """Which share of the ranking an anchor's own row must lie in, for the region to ask for something that can be had.
+
+    Beyond the outer edge of a region, each of its negatives is nearer to the anchor than the anchor's own image. Neighbours
+    that are positives are told from others no better than the own row, so there it is the inner edge.
+    """
+    match method.region:
+        case Ring() as ring:
+            inner, outer = ring.edges(ring.outer)
+            return inner if isinstance(method.positives, Neighbours) else outer
+        case Nearest(count=count):
+            return min(1.0, count / rows)
+        case _:
+            return Ring().outer
 
 
 def first_step(method: Method, memory: Mapping[str, Tensor], moment: Moment) -> int:

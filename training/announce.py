@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from ..console import duration, opening
 from ..methods.method import Method
-from ..methods.method import ranking_edge
 from ..methods.overrides import summary, values
 from ..methods.parts import Bank, Queue
 from ..methods.table import METHODS
 from ..objectives.memory import rows_of
+from ..objectives.warm_start import ranking_edge
 from ..settings import Train
 from ..settings.training import Network, Views
 from .options import QUEUE, peak_rate

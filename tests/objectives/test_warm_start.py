@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from viewmill.methods.method import ranking_edge
 from viewmill.methods.outputs import Outputs
 from viewmill.methods.parts import Bank, Everything, Nearest, Own
 from viewmill.methods.schedules import Moment
@@ -16,7 +15,7 @@ from viewmill.objectives import memory as memories
 from viewmill.objectives.images import Images
 from viewmill.objectives.memory import NEVER
 from viewmill.objectives.objective import loss
-from viewmill.objectives.warm_start import EVERY, READINGS, first_step, in_force, judge_, waits
+from viewmill.objectives.warm_start import EVERY, READINGS, first_step, in_force, judge_, ranking_edge, waits
 
 ROWS, D, CPU = 200, 4, torch.device("cpu")
 WAITING = replace(METHODS["ring"], warm_start=1.0, ranked_share=0.5)
