@@ -86,6 +86,8 @@ def fitting(name: str) -> tuple[str, ...]:
     """The `--set` that lets a method live on few images."""
     told = dict(values(METHODS[name]))
     chosen = FITTING["queue"] if "memory.size" in told else ()
+    if "memory.since" in told:
+        chosen += ("memory.since=0", "memory.hardest=32")
     if told.get("region.inner", 0) > 0 and not told.get("region.relative"):
         chosen += FITTING["ring"]
     if "region.count" in told:

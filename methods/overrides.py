@@ -25,6 +25,7 @@ from .parts import (
     Ring,
     SameCluster,
 )
+from .synthetic import MixedQueue
 from .table import METHODS
 from .terms import HEADS, FixedGaussian, Momentum
 
@@ -220,7 +221,12 @@ def summary(method: Method) -> tuple[str, str, str, str, str, str]:
         SameCluster: lambda r: "own cluster",
     }[type(method.region)](method.region)
     positive = {Own: "own", Neighbours: "own + neighbours", Clusters: "own + clusters"}[type(method.positives)]
-    memory = {Batch: "batch", Bank: f"{method.banks} bank" + "s" * (method.banks > 1), Queue: "queue"}[type(method.memory)]
+    memory = {
+        Batch: "batch",
+        Bank: f"{method.banks} bank" + "s" * (method.banks > 1),
+        Queue: "queue",
+        MixedQueue: "queue + synthetic",
+    }[type(method.memory)]
     losses = [type(method.bound).__name__] if method.contrast else []
     losses += [getattr(term, "estimator", type(term).__name__) for term in method.terms]
     if not method.contrast:

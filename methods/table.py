@@ -11,6 +11,7 @@ from dataclasses import replace
 from .method import Method
 from .pairing import Graph, Pair
 from .parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Nearest, Neighbours, Queue, Ring
+from .synthetic import MixedQueue
 from .terms import (
     BarlowTwins,
     Bootstrap,
@@ -91,6 +92,12 @@ METHODS: dict[str, Method] = {
     "moco-v2": MOCO_V2,
     "moco-v2-ball": replace(MOCO_V2, region=BALL, source=RINGS),
     "moco-v2-ring": replace(MOCO_V2, region=RING, source=RINGS),
+    "mochi": replace(MOCO_V2, memory=MixedQueue(mixed=1024, interpolated=128), source="arXiv 2010.01028"),
+    "synco": replace(
+        MOCO_V2,
+        memory=MixedQueue(mixed=256, interpolated=256, extrapolated=256, noisy=64, perturbed=64, adversarial=64),
+        source="arXiv 2410.02401",
+    ),
     "simclr": SIMCLR,
     "simclr-ball": replace(SIMCLR, region=replace(BALL, outer=0.5), source=RINGS),
     "simclr-ring": replace(SIMCLR, region=Ring(inner=0.1, outer=0.5, relative=True), source=RINGS),

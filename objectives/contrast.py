@@ -21,7 +21,8 @@ from ..methods.outputs import Outputs
 from ..methods.pairing import Pair
 from ..methods.parts import NCE, Bank, Clusters, Decoupled, HardNegatives, InfoNCE, Neighbours, Own
 from ..methods.schedules import Moment
-from . import bounds, diagnostics, reweighted
+from ..methods.synthetic import MixedQueue
+from . import bounds, diagnostics, reweighted, synthetic
 from .clusters import same_cluster
 from .images import Images
 from .keys import offered_to, positive_of
@@ -103,7 +104,7 @@ def _of_an_anchor(
         positive_B = (anchor_BD * positive_BD).sum(dim=1) / method.bound.temperature
         asked.append(Anchors(method, number, anchor_BD, positive_B, offered, memory, images, moment))
     selected = _selected(asked[0], where)
-    common = _in_common(method, selected) if len(asked) > 1 else None
+    common = _in_common(method, _faced(asked[0], selected)) if len(asked) > 1 else None
     return [_contrasted(each, where, selected, common, observe=observe) for each in asked]
 
 
@@ -129,6 +130,15 @@ def _in_common(method: Method, selected: Selected) -> InCommon | None:
     return InCommon(bounds.log_negatives(selected.value_NK, selected.keep_NK), selected.keep_NK.any(dim=1), inside)
 
 
+def _faced(asked: Anchors, selected: Selected) -> Selected:
+    """The negatives of the loss: those selected, and what is made of them, the same for all pairs of an anchor."""
+    queue = asked.method.memory
+    if not isinstance(queue, MixedQueue):
+        return selected
+    options = {"stream": asked.pair.anchor, "temperature": asked.method.bound.temperature}
+    return synthetic.added(queue, selected, asked.anchor_BD, asked.offered, asked.images, asked.moment, **options)
+
+
 def _contrasted(asked: Anchors, where: Window, selected: Selected, common: InCommon | None, *, observe: bool) -> Contrasted:
     """The loss of each anchor of one pair, from what was selected for it."""
     method, positives = asked.method, asked.method.positives
@@ -140,7 +150,7 @@ def _contrasted(asked: Anchors, where: Window, selected: Selected, common: InCom
         loss_B = bounds.info_nce_beside(log_negatives_B, asked.positive_B, any_B, positive_in_denominator=inside)
         log_partition = None
     else:
-        loss_B, log_partition = _loss(asked, selected, numerator_B)
+        loss_B, log_partition = _loss(asked, _faced(asked, selected), numerator_B)
     pair, memory = asked.pair, asked.memory
     if isinstance(method.memory, Bank) and method.memory.unvisited == "own" and pair.anchor == pair.key:
         # its own positive, from which there is nothing to learn: the first visit writes the row, the next one learns from it

@@ -15,6 +15,7 @@ from watching import Watch
 from viewmill.methods.architecture import architecture
 from viewmill.methods.parts import Bank, Nearest, Queue, Ring
 from viewmill.methods.schedules import Moment
+from viewmill.methods.synthetic import MixedQueue
 from viewmill.methods.table import METHODS
 from viewmill.models.momentum import ema_update_
 from viewmill.models.network import Batch, Network
@@ -51,7 +52,9 @@ def fitted(method):
     if isinstance(method.region, Ring) and method.region.relative:
         method = replace(method, region=Ring(0.2, 0.8))
     if isinstance(method.memory, Queue):
-        method = replace(method, memory=Queue(ROWS))
+        method = replace(method, memory=replace(method.memory, size=ROWS))
+    if isinstance(method.memory, MixedQueue):
+        method = replace(method, memory=replace(method.memory, hardest=20, since=0.0))
     return method
 
 

@@ -41,6 +41,7 @@ from viewmill.methods.parts import (
     SameCluster,
 )
 from viewmill.methods.schedules import Moment, Schedule
+from viewmill.methods.synthetic import MixedQueue
 from viewmill.methods.table import METHODS
 from viewmill.methods.terms import BoundedGaussian, FixedGaussian, Momentum, Superfluous, VonMisesFisher
 from viewmill.objectives import memory as memories
@@ -70,7 +71,9 @@ def small(method):
     if isinstance(method.memory, Batch) and isinstance(method.region, Ring):
         method = replace(method, region=Ring(0.3 if method.region.inner else 0.0, 0.8))
     if isinstance(method.memory, Queue):
-        method = replace(method, memory=Queue(ROWS))
+        method = replace(method, memory=replace(method.memory, size=ROWS))
+    if isinstance(method.memory, MixedQueue):
+        method = replace(method, memory=replace(method.memory, hardest=20, mixed=9))
     if isinstance(method.memory, Bank):
         method = replace(method, memory=replace(method.memory, negatives=30))
     if isinstance(method.positives, Clusters):
@@ -93,7 +96,10 @@ CONTRASTED = [name for name, method in SMALL.items() if method.contrast]
 PLAIN = [  # what is InfoNCE and nothing else
     name
     for name in CONTRASTED
-    if isinstance(SMALL[name].bound, InfoNCE) and isinstance(SMALL[name].positives, Own) and not SMALL[name].terms
+    if isinstance(SMALL[name].bound, InfoNCE)
+    and isinstance(SMALL[name].positives, Own)
+    and not SMALL[name].terms
+    and not isinstance(SMALL[name].memory, MixedQueue)
 ]
 
 
