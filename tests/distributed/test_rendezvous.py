@@ -244,7 +244,7 @@ DIFFERENT = {
     "recipe": ("--recipe", "weak"),
     "out": ("--out", "elsewhere"),
     "process 1: ": ("--no-such-flag",),
-    "must lie": ("--batch", "1"),
+    "--batch must be 2 or more": ("--batch", "1"),
 }
 
 
