@@ -60,12 +60,16 @@ def fitted(method):
 
 def draws(method):
     """Which rows of a bank may be on offer."""
-    return ["whole", "sampled", "for each image", "in blocks"] if isinstance(method.memory, Bank) else ["whole"]
+    return (
+        ["whole", "sampled", "for each image", "in blocks", "filled first"] if isinstance(method.memory, Bank) else ["whole"]
+    )
 
 
 @pytest.mark.parametrize(("name", "drawn"), [(name, drawn) for name in METHODS for drawn in draws(METHODS[name])])
 def test_network_loss_and_memory_stay_on_their_device_and_never_wait_for_it(name, drawn, monkeypatch):
     method, cuda = fitted(METHODS[name]), torch.device("cuda")
+    if drawn == "filled first":
+        method = replace(method, memory=replace(method.memory, unvisited="own"))
     if drawn == "in blocks":
         monkeypatch.setattr("viewmill.objectives.regions.BLOCK", 1000)
         monkeypatch.setattr("viewmill.objectives.attach.BLOCK", 100)
@@ -83,7 +87,9 @@ def test_network_loss_and_memory_stay_on_their_device_and_never_wait_for_it(name
                 torch.empty(len(made.groups[group]) * 4, channels, *[made.views[made.groups[group][0]].size] * 2)
                 for group, _, channels in made.tensors
             )
-            shape = {"whole": (0,), "in blocks": (0,), "sampled": (150,), "for each image": (4, 50)}[drawn]
+            shape = {"whole": (0,), "in blocks": (0,), "filled first": (0,), "sampled": (150,), "for each image": (4, 50)}[
+                drawn
+            ]
             candidate_M = torch.empty(shape, dtype=torch.int64)
             row_B, valid_B = torch.arange(4), torch.ones(4, dtype=torch.bool)
             batch = Images(row_B, valid_B, candidate_M, torch.arange(ROWS), views)
