@@ -39,3 +39,7 @@ def test_links_within_the_repository_lead_somewhere(page):
 def test_files_that_are_named_exist(page):
     for name in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[a-z_0-9./-]+\.(?:py|md))`", page.read_text()):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_the_readme_counts_the_rows_of_the_table():
+    assert f"prints all {len(METHODS)} rows" in (ROOT / "README.md").read_text()
