@@ -121,7 +121,9 @@ class Meeting:
                     found, stays = json.loads(_talking(lambda rank=rank: self.store.get(f"left {rank}")))
                     told[rank] = found and Finding(*found)
                     leaving |= set() if stays else {rank}
-        except Failed as error:  # the store went with the main process
+        except Failed as error:  # the store went with the main process, or with the launcher
+            if own is not None and own.code not in (1, 2) and served_by_launcher():
+                return Outcome(*own, first=self.rank, present=[self.rank], silent=[0])  # as all had agreed before it went
             silent, fallback = [0], fallback or str(error)
         present = sorted((told.keys() - leaving) | {self.rank})
         return Outcome(*_common(told, silent, fallback), first=present[0], present=present, silent=silent)
@@ -195,6 +197,11 @@ def current() -> Meeting:
     return Meeting(rank or 0, world or 1)
 
 
+def served_by_launcher() -> bool:
+    """Whether the store is torchrun's, which outlives the processes; else it is process 0's."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def _number(names: Iterable[str]) -> int | None:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), None)
 
@@ -206,7 +213,7 @@ def _connected(rank: int, world: int, seconds: float) -> Any:
 
     keys: Any = distributed  # whose types leave the stores out
     host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "29500")
-    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    serves = rank == 0 and not served_by_launcher()
     try:
         waits = {"timeout": timedelta(seconds=seconds), "wait_for_workers": False, "multi_tenant": True}
         store = keys.TCPStore(host, int(port), world, is_master=serves, **waits)

@@ -222,6 +222,26 @@ def test_the_same_images_in_another_order_are_other_data(beton, tmp_path):
     refused(run(*train(beton), out=tmp_path / "run", world=2, own={1: ("--data", other)}), "differ in data_fingerprint")
 
 
+class Gone:
+    """A store whose server has ended."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("Broken pipe")
+
+
+@pytest.mark.parametrize("code", [0, 75, 130, 1, 2])
+@pytest.mark.parametrize("launcher", [True, False])
+def test_an_end_that_all_had_agreed_on_outlives_the_launcher_that_serves_the_store(launcher, code, monkeypatch):
+    """Of SIGUSR1 to a launcher, say: its processes stop with a checkpoint, and cannot tell one another any more."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", str(launcher))
+    met = Meeting(1, 2)
+    met._store = Gone()
+    outcome = met.part(Finding(code, "stopped"))
+    met.farewell(outcome)
+    assert outcome.code == (2 if code == 2 else 1 if code == 1 or not launcher else code)
+    assert ("no longer answers" in outcome.words) == (not launcher and code not in (1, 2))
+
+
 @pytest.mark.parametrize("folder_of", [0, 1])
 def test_a_folder_of_images_on_one_process_and_a_file_on_another_are_refused_at_once(folder_of, beton, tmp_path):
     own = {folder_of: ("--data", beton.parent / "images")}
